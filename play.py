@@ -1,0 +1,70 @@
+"""Roll a learned world out: ``python play.py [ckpt=PATH] [actions=0,1,1,2] …``."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from tinyworlds.checkpoints import newest
+from tinyworlds.command import command
+from tinyworlds.data.settings import check_whole
+from tinyworlds.media import replacing, save_gif, save_mp4, save_png
+from tinyworlds.play import rollout
+from tinyworlds.world import World
+
+FPS = 10  # where the store does not say
+
+
+@command("play")
+def main(config: DictConfig) -> None:
+    """Write rollout.mp4, .gif and .png, actions.gif and .png, and next_frame.json."""
+    check_whole("frames", config.frames, at_least=1)
+    check_whole("clips", config.clips, at_least=1)
+    check_whole("seed", config.seed, at_least=0)
+    ckpt = Path(config.ckpt or newest(config.runs_dir, config.dataset, "dynamics"))
+    world = World.load(
+        ckpt,
+        horizon=config.horizon,
+        seed=config.seed,
+        steps=config.steps,
+        temperature=config.temperature,
+        device=config.device,
+    )
+    print(f"world: {ckpt} · {world.n_actions} actions · sees {world.context_length} frames", flush=True)
+    out = Path(config.out or ckpt.parent / "play")
+    data = rollout.held_out(world, store=config.store)
+    prompt = config.prompt or world.context_length
+    check_whole("prompt", prompt, at_least=1)
+    fps = data.fps or FPS
+
+    clip = data.held_out_clips(count=1, length=prompt + config.frames, seed=config.seed)[0]
+    wanted = OmegaConf.to_container(config)["actions"]
+    actions = rollout.choose_actions(world, clip, prompt=prompt, wanted=wanted, seed=config.seed)
+    imagined = rollout.imagine(world, clip, actions, prompt=prompt)
+    film = rollout.side_by_side(clip, imagined)
+    save_mp4(out / "rollout.mp4", film, fps)
+    save_gif(out / "rollout.gif", film, fps)
+    save_png(out / "rollout.png", rollout.strip(clip, imagined, prompt=prompt))
+
+    films = rollout.each_action(world, clip[:prompt], steps=config.frames)
+    save_gif(out / "actions.gif", rollout.actions_film(films), fps)
+    save_png(out / "actions.png", rollout.actions_strip(films))
+
+    clips = data.held_out_clips(count=config.clips, length=world.context_length, seed=config.seed)
+    quality = rollout.next_frame_quality(world, clips)
+    with replacing(out / "next_frame.json") as unfinished:
+        unfinished.write_text(json.dumps(quality, indent=2) + "\n")
+    print(
+        f"next frame of {config.clips} held-out clips: {quality['psnr']:.2f} dB, "
+        f"repeating the last one {quality['copy_psnr']:.2f} dB; on what moves "
+        f"{quality['psnr_moving']:.2f} and {quality['copy_psnr_moving']:.2f} dB"
+    )
+    print(f"wrote {', '.join(sorted(path.name for path in out.iterdir()))} to {out}")
+
+
+if __name__ == "__main__":
+    # Hydra reads a bare list of numbers as a sweep.
+    sys.argv[1:] = [re.sub(r"^actions=(\d+(?:,\d+)+)$", r"actions=[\1]", argument) for argument in sys.argv[1:]]
+    main()

@@ -1,0 +1,11 @@
+"""TinyWorlds: a world model that learns to be a game from watching video of it.
+
+Letters in shapes, everywhere: B batch, T frames, P patch tokens per frame, E embedding, L video latent
+dimensions, A action latent dimensions, D bins per latent dimension, V = D**L vocabulary, C channels,
+H W pixels, Hp Wp patch grid, S patch size. ``actions[:, t]`` carries frame t to frame t+1, so T frames
+have T-1 actions.
+"""
+
+from tinyworlds.world import World
+
+__all__ = ["World"]

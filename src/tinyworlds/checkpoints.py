@@ -1,0 +1,72 @@
+"""Trained stages on disk: reading their checkpoints, and finding the newest finished run."""
+
+import json
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from tinyworlds.media import replacing
+from tinyworlds.models import Stage
+
+RESULT = "result.json"
+"""Written into a run's folder when it has finished; names its best checkpoint."""
+
+AnyStage = TypeVar("AnyStage", bound=Stage)
+
+
+def load_stage(path: str | Path, kind: type[AnyStage]) -> AnyStage:
+    """The trained stage in a checkpoint, ready for use on the CPU. The file can't run code.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is no checkpoint of a `kind`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        stage = checkpoint["stage"]
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} is no checkpoint of TinyWorlds: {reason}") from None
+    if stage != kind.name:
+        raise ValueError(f"{path} holds stage={stage}, but stage={kind.name} is needed here")
+    model = kind.from_hyperparameters(checkpoint["hyper_parameters"])
+    try:
+        model.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        raise ValueError(f"{path} was made by another version of TinyWorlds: {error}") from None
+    return model.eval()
+
+
+def write_result(folder: Path, *, stage: str, checkpoint: Path, metric: float, seconds: float) -> None:
+    """Mark the run in `folder` as finished, with `metric` the validation loss of its best checkpoint."""
+    result = {
+        "stage": stage,
+        "checkpoint": str(checkpoint.relative_to(folder)),
+        "val/loss": metric,
+        "seconds": round(seconds, 1),
+    }
+    with replacing(folder / RESULT) as unfinished:
+        unfinished.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def newest(runs_dir: str | Path, dataset: str, stage: str) -> Path:
+    """The best checkpoint of the newest finished run of a stage on a dataset.
+
+    Runs are named by the time they were started; members of sweeps, in folders further down, are passed over.
+
+    Raises:
+        FileNotFoundError: there is none; the sentence says which command makes one.
+    """
+    finished = sorted(Path(runs_dir).glob(f"{dataset}/{stage}/*/{RESULT}"))
+    if not finished:
+        raise FileNotFoundError(
+            f"no finished {stage} of data={dataset} in {runs_dir}/: "
+            f"make one with `python train.py stage={stage} data={dataset}`"
+            + ("" if stage == "dynamics" else f", or name a checkpoint with {stage}=PATH")
+        )
+    folder = finished[-1].parent
+    return folder / str(json.loads(finished[-1].read_text())["checkpoint"])

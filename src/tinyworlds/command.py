@@ -1,0 +1,74 @@
+"""Entry points: a Hydra config in, one clear sentence out when the user's input is wrong."""
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+PACKAGE = Path(__file__).resolve().parent
+CONF = PACKAGE.parents[1] / "conf"
+
+
+def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
+    """Make a function of a composed config the command line of ``conf/<config_name>.yaml``.
+
+    A `ValueError` or `FileNotFoundError` raised by this package ends the process with exit code 1 and
+    its sentence on standard error; any other exception is a bug and keeps its traceback, as do all of
+    them when ``HYDRA_FULL_ERROR=1``.
+    """
+
+    def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
+        @functools.wraps(task)
+        def guarded(config: DictConfig) -> Any:
+            try:
+                return task(config)
+            except (ValueError, FileNotFoundError, OmegaConfBaseException) as error:
+                if not _is_the_users(error) or os.environ.get("HYDRA_FULL_ERROR") == "1":
+                    raise
+                print(f"error: {error}", file=sys.stderr)
+                raise SystemExit(1) from None
+
+        entry: Callable[[], Any] = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(
+            guarded
+        )
+        return entry
+
+    return decorate
+
+
+def build(node: DictConfig, **arguments: Any) -> Any:
+    """Instantiate ``node._target_`` with the node's values and `arguments`.
+
+    Raises the constructor's own exception, and `ValueError` for a key that it does not know or lacks.
+    """
+    try:
+        if not arguments:
+            return instantiate(node, _convert_="all")
+        # Hydra would turn tuples and modules among the arguments into configs and back.
+        return instantiate(node, _convert_="all", _partial_=True)(**arguments)
+    except (InstantiationException, TypeError) as error:
+        cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+        if isinstance(cause, TypeError) and "argument" in str(cause):
+            raise ValueError(f"{node._get_full_key('')}: {cause}; conf/ has the options it takes") from None
+        raise cause from None
+
+
+def _is_the_users(error: BaseException) -> bool:
+    """Whether `error` was raised by this package's own checks rather than somewhere below them."""
+    if isinstance(error, OmegaConfBaseException):
+        return True
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return False
+    file = Path(trace.tb_frame.f_code.co_filename).resolve()
+    return file.is_relative_to(PACKAGE) or file.parent == CONF.parent

@@ -1,0 +1,1 @@
+"""From games, videos and public files to clips of frames."""

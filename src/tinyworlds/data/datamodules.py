@@ -1,0 +1,221 @@
+"""One LightningDataModule per dataset.
+
+The loaders give uint8 (B, T, H, W, 3), which is normalized after it has reached the device. A new dataset is
+a class here and a file in conf/data/.
+"""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from tinyworlds.data.clips import Clips, FixedOrder, ShuffledOrder, normalize, split_spans, spread_starts
+from tinyworlds.data.hub import fetch_store
+from tinyworlds.data.record import Recording
+from tinyworlds.data.settings import check_number, check_whole
+from tinyworlds.data.store import FrameStore, check_settings
+from tinyworlds.data.video import Extraction, store_beside
+
+
+class ClipDataModule(LightningDataModule):
+    """Clips of `clip_length` frames that begin every `clip_stride` frames of the store `path`.
+
+    Args:
+        name: of the dataset, in run folders and checkpoints.
+        val_fraction: share of the episodes (of the frames, where there is one episode) held out.
+        seed: of the order of clips.
+
+    Raises:
+        ValueError: a value is impossible; `setup` also when the store has too few frames for a clip.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        path: str,
+        clip_length: int,
+        clip_stride: int,
+        batch_size: int,
+        num_workers: int,
+        val_fraction: float,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        check_whole("data.clip_length", clip_length, at_least=1)
+        check_whole("data.clip_stride", clip_stride, at_least=1)
+        check_whole("data.batch_size", batch_size, at_least=1)
+        check_whole("data.num_workers", num_workers, at_least=0)
+        check_whole("seed", seed, at_least=0)
+        check_number("data.val_fraction", val_fraction, at_least=0.001, at_most=0.999)
+        self.name = name
+        self.path = Path(path)
+        self.clip_length = clip_length
+        self.clip_stride = clip_stride
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.val_fraction = val_fraction
+        self.seed = seed
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the store, which is `prepare_data`'s to make, and split it."""
+        self.store = self.open_store()
+        train, val = split_spans(self.store.episode_starts, self.store.num_frames, self.val_fraction)
+        self._held_out = val
+        self.train_clips = self._clips(train, "training")
+        self.val_clips = self._clips(val, "validation")
+
+    def open_store(self) -> FrameStore:
+        return FrameStore(self.path)
+
+    def _clips(self, spans: np.ndarray, split: str) -> Clips:
+        clips = Clips(self.store, spans, length=self.clip_length, stride=self.clip_stride)
+        if len(clips) == 0:
+            longest = int((spans[:, 1] - spans[:, 0]).max(initial=0))
+            raise ValueError(
+                f"{self.path}: too few frames for one {split} clip of data.clip_length={self.clip_length} "
+                f"(the longest episode has {longest}): use shorter clips or more frames"
+            )
+        return clips
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width, known after `setup`."""
+        return self.store.height, self.store.width
+
+    @property
+    def fps(self) -> float | None:
+        """Frames per second of play, where the store says; known after `setup`."""
+        return self.store.fps
+
+    def held_out_clips(
+        self, *, count: int, length: int, seed: int
+    ) -> UInt8[np.ndarray, "count length H W 3"]:
+        """Windows of any length from frames that no stage trains on, spread over the held-out episodes.
+
+        Raises:
+            ValueError: no held-out episode is that long.
+        """
+        return self.store.read_clips(
+            spread_starts(self._held_out, count=count, length=length, seed=seed), length
+        )
+
+    def train_dataloader(self) -> DataLoader[Tensor]:
+        order = ShuffledOrder(size=len(self.train_clips), seed=self.seed)
+        # Batches of one size, unless there is no full one.
+        return self._loader(self.train_clips, order, drop_last=len(order) >= self.batch_size)
+
+    def val_dataloader(self) -> DataLoader[Tensor]:
+        return self._loader(self.val_clips, FixedOrder(size=len(self.val_clips), seed=0), drop_last=False)
+
+    def _loader(self, clips: Clips, order: FixedOrder, *, drop_last: bool) -> DataLoader[Tensor]:
+        return DataLoader(
+            clips,
+            batch_size=self.batch_size,
+            sampler=order,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            drop_last=drop_last,
+            collate_fn=as_batch,
+        )
+
+    def on_after_batch_transfer(
+        self, batch: UInt8[Tensor, "B T H W C"], dataloader_idx: int
+    ) -> Float[Tensor, "B T C H W"]:
+        return normalize(batch)
+
+
+def as_batch(batch: Any) -> Any:
+    """`Clips` reads whole batches: nothing is left to collate."""
+    return batch
+
+
+class RecordedGame(ClipDataModule):
+    """A game recorded by `recording` on first use."""
+
+    def __init__(self, *, recording: Recording, **options: Any) -> None:
+        super().__init__(**options)
+        self.recording = recording
+
+    def prepare_data(self) -> None:
+        if not self.path.exists():
+            self.recording.write(self.path)
+
+    def open_store(self) -> FrameStore:
+        store = super().open_store()
+        check_settings(store, self.recording.settings())
+        return store
+
+
+class AtariPong(RecordedGame):
+    """Pong on the Atari 2600, the learned player on the right."""
+
+
+class Vizdoom(RecordedGame):
+    """Doom: rooms and corridors seen by who walks through them."""
+
+
+class PublicStore(ClipDataModule):
+    """A file of the public TinyWorlds datasets, downloaded on first use."""
+
+    repository: ClassVar[str] = "AlmondGod/tinyworlds"
+    file: ClassVar[str]
+
+    def prepare_data(self) -> None:
+        if not self.path.exists():
+            fetch_store(self.repository, self.file, self.path)
+
+
+class Picodoom(PublicStore):
+    """PicoDoom."""
+
+    file = "picodoom_frames.h5"
+
+
+class Pong(PublicStore):
+    """Pong."""
+
+    file = "pong_frames.h5"
+
+
+class Zelda(PublicStore):
+    """The Legend of Zelda."""
+
+    file = "zelda_frames.h5"
+
+
+class PolePosition(PublicStore):
+    """Pole Position."""
+
+    file = "pole_position_frames.h5"
+
+
+class Sonic(PublicStore):
+    """Sonic the Hedgehog, 128 x 128."""
+
+    file = "sonic_frames.h5"
+
+
+class Video(ClipDataModule):
+    """A video, extracted by `extraction` on first use to a store beside it; or a ready .h5 store."""
+
+    def __init__(self, *, path: str, extraction: Extraction, **options: Any) -> None:
+        self.video = Path(path)
+        super().__init__(path=str(store_beside(self.video)), **options)
+        self.extraction = extraction
+
+    def prepare_data(self) -> None:
+        if not self.path.exists():
+            self.extraction.write(self.video, self.path)
+
+    def open_store(self) -> FrameStore:
+        store = super().open_store()
+        if self.video != self.path:
+            check_settings(store, self.extraction.settings(self.video))
+        return store

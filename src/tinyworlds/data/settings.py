@@ -1,0 +1,60 @@
+"""Checks of values that a user gives, each refusing with a sentence that names the option."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def check_whole(name: str, value: Any, *, at_least: int) -> None:
+    """
+    Raises:
+        ValueError: `value` is no whole number, or less than `at_least`.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
+        raise ValueError(f"{name}={value}: must be a whole number of at least {at_least}")
+
+
+def check_number(
+    name: str, value: Any, *, at_least: float = float("-inf"), at_most: float = float("inf")
+) -> None:
+    """
+    Raises:
+        ValueError: `value` is no number, or outside the closed interval.
+    """
+    if not isinstance(value, int | float) or isinstance(value, bool) or not at_least <= value <= at_most:
+        raise ValueError(f"{name}={value}: must be a number from {at_least} to {at_most}")
+
+
+def frame_size(size: Any) -> tuple[int, int]:
+    """Height and width from one number (a square) or two.
+
+    Raises:
+        ValueError: anything else.
+    """
+    sizes = [size, size] if isinstance(size, int) else size
+    if not (
+        isinstance(sizes, Sequence) and len(sizes) == 2 and all(isinstance(n, int) and n > 0 for n in sizes)
+    ):
+        raise ValueError(f"size={size}: give one positive number, or [height, width]")
+    return sizes[0], sizes[1]
+
+
+def crop_box(crop: Mapping[str, Any], *, height: int, width: int) -> tuple[slice, slice]:
+    """The rows and columns of a picture that `crop` keeps: top, bottom, left, right in pixels, null for all.
+
+    Raises:
+        ValueError: an unknown side, or nothing of the picture is kept.
+    """
+    if unknown := set(crop) - {"top", "bottom", "left", "right"}:
+        raise ValueError(f"crop has no side {min(unknown)}: give top, bottom, left and right")
+    top, left = crop.get("top") or 0, crop.get("left") or 0
+    bottom, right = crop.get("bottom"), crop.get("right")
+    bottom = height if bottom is None else bottom
+    right = width if right is None else right
+    for name, value in (("top", top), ("bottom", bottom), ("left", left), ("right", right)):
+        check_whole(f"crop.{name}", value, at_least=0)
+    if not (top < bottom <= height and left < right <= width):
+        raise ValueError(
+            f"crop to rows {top} to {bottom} and columns {left} to {right} does not fit "
+            f"the picture of {height} rows and {width} columns"
+        )
+    return slice(top, bottom), slice(left, right)

@@ -1,0 +1,264 @@
+"""Frames on disk: one HDF5 file per recording.
+
+    frames          uint8 (N, H, W, 3), chunked over frames and compressed
+    actions         int64 (N,), the action taken after each frame; absent in files made from plain video
+    episode_starts  int64, index of the first frame of each episode; absent means one episode
+    attributes      version, source, fps, action_names, settings (JSON: what the file was made from and how)
+
+A file with nothing but `frames` reads the same way. `actions` is read in `tinyworlds.data.truth` alone.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import h5py
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+VERSION = 1
+# Clips are short: of short chunks few frames are decompressed in vain. 32 clips of 4 frames of 64x64 VizDoom
+# take lzf 9, 11, 16 ms in chunks of 2, 4, 8 frames; gzip takes 12, 15, 22 ms, and a third less disk.
+CHUNK_FRAMES = 2
+COMPRESSION = "lzf"
+BUFFER_FRAMES = 128 * CHUNK_FRAMES
+
+
+class FrameStore:
+    """A read-only store, opened on the first read of each process, so that it can be pickled and forked.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a store; the sentence names the file and what is wrong with it.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._file: h5py.File | None = None
+        self._frames: h5py.Dataset | None = None
+        self._process = -1
+        with open_hdf5(self.path) as file:
+            frames = file.get("frames")
+            if not isinstance(frames, h5py.Dataset):
+                raise ValueError(f"{self.path} has no dataset `frames`: it is not a store of frames")
+            if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
+                raise ValueError(
+                    f"{self.path}: `frames` is {frames.dtype} {frames.shape}, but must be uint8 (N, H, W, 3)"
+                )
+            self.num_frames, self.height, self.width = (int(n) for n in frames.shape[:3])
+            if self.num_frames == 0:
+                raise ValueError(f"{self.path}: `frames` is empty")
+            attributes = file.attrs
+            self.fps = float(attributes["fps"]) if "fps" in attributes else None
+            self.source = str(attributes.get("source", self.path.name))
+            names = attributes.get("action_names")
+            self.action_names = None if names is None else tuple(str(name) for name in names)
+            settings = attributes.get("settings")
+            self.settings: dict[str, Any] | None = None if settings is None else json.loads(settings)
+            self.episode_starts = self._read_episode_starts(file)
+
+    def _read_episode_starts(self, file: h5py.File) -> Int64[np.ndarray, " episodes"]:
+        if "episode_starts" not in file:
+            return np.zeros(1, np.int64)
+        starts = np.asarray(file["episode_starts"], np.int64)
+        rising = starts.ndim == 1 and len(starts) > 0 and starts[0] == 0 and bool((np.diff(starts) > 0).all())
+        if not rising or starts[-1] >= self.num_frames:
+            raise ValueError(
+                f"{self.path}: `episode_starts` must rise from 0 and stay below the {self.num_frames} frames"
+            )
+        return starts
+
+    def read(self, start: int, stop: int) -> UInt8[np.ndarray, "n H W 3"]:
+        """Frames `start` to `stop` (exclusive).
+
+        Raises:
+            ValueError: the range is not within the file.
+        """
+        if not 0 <= start <= stop <= self.num_frames:
+            raise ValueError(
+                f"{self.path} has {self.num_frames} frames; frames {start} to {stop} were asked for"
+            )
+        frames: np.ndarray = self._dataset()[start:stop]
+        return frames
+
+    def read_clips(self, starts: Sequence[int] | np.ndarray, length: int) -> UInt8[np.ndarray, "B T H W 3"]:
+        """For each of `starts` the window of `length` frames that begins there, in the order given.
+
+        Raises:
+            ValueError: a window does not lie within the file.
+        """
+        positions = np.asarray(starts, np.int64)
+        if len(positions) and not 0 <= positions.min() <= positions.max() <= self.num_frames - length:
+            raise ValueError(f"{self.path} has {self.num_frames} frames; a clip beyond them was asked for")
+        clips = np.empty((len(positions), length, self.height, self.width, 3), np.uint8)
+        dataset = self._dataset()
+        # In file order neighbouring clips find their chunks in HDF5's cache.
+        for row in np.argsort(positions, kind="stable"):
+            start = int(positions[row])
+            dataset.read_direct(clips, np.s_[start : start + length], np.s_[int(row)])
+        return clips
+
+    def _dataset(self) -> h5py.Dataset:
+        """The `frames` of a handle that belongs to this process."""
+        if self._frames is None or self._process != os.getpid():
+            self.close()
+            self._file = open_hdf5(self.path)
+            self._frames = self._file["frames"]
+            self._process = os.getpid()
+        return self._frames
+
+    def close(self) -> None:
+        """Let go of the file; a later read opens it again."""
+        if self._file is not None:
+            self._file.close()
+        self._file = self._frames = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_file": None, "_frames": None}
+
+
+class StoreWriter:
+    """Writes a store frame by frame, with constant memory, as a context manager.
+
+    The file grows under a temporary name beside `path` and takes its place when the block ends well; when it
+    ends with an exception, Ctrl-C included, the temporary file is removed and `path` is left as it was.
+
+    Raises:
+        ValueError: `path` cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        height: int,
+        width: int,
+        source: str,
+        fps: float | None = None,
+        action_names: Sequence[str] | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.num_frames = 0
+        self._attributes: dict[str, Any] = {"version": VERSION, "source": source}
+        if fps is not None:
+            self._attributes["fps"] = fps
+        if action_names is not None:
+            self._attributes["action_names"] = list(action_names)
+        if settings is not None:
+            self._attributes["settings"] = json.dumps(settings)
+        self._size = (height, width)
+        self._has_actions = action_names is not None
+        self._episode_starts = [0]
+        self._frames: list[np.ndarray] = []
+        self._actions: list[np.ndarray] = []
+        self._buffered = 0
+        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+
+    def __enter__(self) -> Self:
+        height, width = self._size
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = h5py.File(self._temporary, "w")
+        except OSError as error:
+            raise ValueError(f"{self.path} cannot be written: {error}") from None
+        self._file.attrs.update(self._attributes)
+        self._file.create_dataset(
+            "frames",
+            shape=(0, height, width, 3),
+            maxshape=(None, height, width, 3),
+            chunks=(CHUNK_FRAMES, height, width, 3),
+            dtype=np.uint8,
+            compression=COMPRESSION,
+        )
+        if self._has_actions:
+            self._file.create_dataset("actions", shape=(0,), maxshape=(None,), chunks=(4096,), dtype=np.int64)
+        return self
+
+    def append(
+        self, frames: UInt8[np.ndarray, "n H W 3"], actions: Int64[np.ndarray, " n"] | None = None
+    ) -> None:
+        """Add frames, and where the store has action names the action taken after each of them."""
+        assert frames.shape[1:3] == self._size
+        assert (actions is not None) == self._has_actions
+        self._frames.append(frames.copy())
+        if actions is not None:
+            self._actions.append(actions.copy())
+        self.num_frames += len(frames)
+        self._buffered += len(frames)
+        if self._buffered >= BUFFER_FRAMES:
+            self._flush()
+
+    def start_episode(self) -> None:
+        """The next frame appended is the first of an episode."""
+        if self._episode_starts[-1] != self.num_frames:
+            self._episode_starts.append(self.num_frames)
+
+    def _flush(self) -> None:
+        for name, blocks in (("frames", self._frames), ("actions", self._actions)):
+            if blocks:
+                dataset = self._file[name]
+                dataset.resize(self.num_frames, axis=0)
+                dataset[self.num_frames - self._buffered :] = np.concatenate(blocks)
+                blocks.clear()
+        self._buffered = 0
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._flush()
+                starts = [start for start in self._episode_starts if start < self.num_frames]
+                self._file["episode_starts"] = np.array(starts, np.int64)
+            self._file.close()
+            if kind is None:
+                self._temporary.replace(self.path)
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+
+def open_hdf5(path: Path) -> h5py.File:
+    """`path`, open for reading.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not an HDF5 file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read as an HDF5 file: {error}") from None
+
+
+def check_settings(store: FrameStore, expected: Mapping[str, Any]) -> None:
+    """Refuse a store that was made with other settings than `expected`.
+
+    Raises:
+        ValueError: names the file and the first option that differs, with both values.
+    """
+    remedy = "move the file away to have it made again, or give another path"
+    if store.settings is None:
+        raise ValueError(
+            f"{store.path} does not say how it was made, so it may not be what the config asks for: {remedy}"
+        )
+    wanted = json.loads(json.dumps(expected))
+    for key in wanted | store.settings:
+        made, asked = store.settings.get(key), wanted.get(key)
+        if made != asked:
+            raise ValueError(
+                f"{store.path} was made with {key}={made}, but the config asks for {key}={asked}: {remedy}"
+            )

@@ -1,0 +1,130 @@
+"""MaskGIT (Chang et al., arXiv 2202.04200): which tokens to hide in training, and decoding by unmasking in steps."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+EXPONENT = 5.0
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "exponential": lambda progress: math.expm1(EXPONENT * progress) / math.expm1(EXPONENT),
+    "cosine": lambda progress: 1 - math.cos(math.pi / 2 * progress),
+    "linear": lambda progress: progress,
+}
+"""Share of the tokens revealed after a share of the steps; each rises from 0 to 1."""
+
+
+def reveal_counts(total: int, *, steps: int, schedule: str) -> list[int]:
+    """How many of `total` hidden tokens each decoding step reveals: at least a 16th of them, `total` in all.
+
+    Steps that would find nothing left are not listed, so the list may be shorter than `steps`.
+
+    Raises:
+        ValueError: unknown `schedule`, or fewer than one step or token.
+    """
+    if schedule not in SCHEDULES:
+        raise ValueError(f"decoding.schedule={schedule!r} is none of {', '.join(SCHEDULES)}")
+    if steps < 1 or total < 1:
+        raise ValueError(f"decoding.steps={steps}: decoding {total} tokens needs at least 1 step and 1 token")
+    least = max(total // 16, 1)
+    counts: list[int] = []
+    revealed = 0
+    for step in range(steps):
+        aim = total if step == steps - 1 else math.ceil(total * SCHEDULES[schedule](step / steps))
+        count = min(max(aim - revealed, least), total - revealed)
+        if count:
+            counts.append(count)
+        revealed += count
+    return counts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How a frame is decoded: number of `steps`, `schedule` of reveals, sampling `temperature` (0: the likeliest)."""
+
+    steps: int
+    schedule: str
+    temperature: float
+
+    def __post_init__(self) -> None:
+        reveal_counts(1, steps=self.steps, schedule=self.schedule)
+        if not self.temperature >= 0 or math.isinf(self.temperature):
+            raise ValueError(f"decoding.temperature={self.temperature} must be a number of at least 0")
+
+
+Predict = Callable[[Int64[Tensor, "B H P"], Bool[Tensor, "B H P"]], Float[Tensor, "B H P V"]]
+"""Tokens of the frames being decoded, and which of them are hidden still, to logits."""
+
+
+def decode(
+    predict: Predict,
+    shape: tuple[int, int, int],
+    *,
+    decoding: Decoding,
+    generator: torch.Generator | None = None,
+    device: torch.device | None = None,
+) -> Int64[Tensor, "B H P"]:
+    """Decode B times H fully hidden frames of P tokens.
+
+    Each step samples every hidden token and keeps those it is surest of, as many as `reveal_counts` says,
+    chosen among all H frames at once. Every token is revealed exactly once.
+    """
+    batch, horizon, patches = shape
+    total = horizon * patches
+    tokens = torch.zeros(batch, total, dtype=torch.int64, device=device)
+    hidden = torch.ones(batch, total, dtype=torch.bool, device=device)
+    for count in reveal_counts(total, steps=decoding.steps, schedule=decoding.schedule):
+        logits = predict(
+            rearrange(tokens, "b (h p) -> b h p", h=horizon), rearrange(hidden, "b (h p) -> b h p", h=horizon)
+        )
+        sampled, confidence = sample(
+            rearrange(logits, "b h p v -> b (h p) v"), temperature=decoding.temperature, generator=generator
+        )
+        surest = confidence.masked_fill(~hidden, -1).topk(count, dim=-1).indices
+        tokens.scatter_(1, surest, sampled.gather(1, surest))
+        hidden.scatter_(1, surest, False)
+    return rearrange(tokens, "b (h p) -> b h p", h=horizon)
+
+
+def sample(
+    logits: Float[Tensor, "B K V"], *, temperature: float, generator: torch.Generator | None
+) -> tuple[Int64[Tensor, "B K"], Float[Tensor, "B K"]]:
+    """A token for each position, and the probability it had; at temperature 0 the likeliest one."""
+    if temperature == 0:
+        confidence, tokens = logits.softmax(-1).max(-1)
+        return tokens, confidence
+    probabilities = (logits / temperature).softmax(-1)
+    flat = torch.multinomial(rearrange(probabilities, "b k v -> (b k) v"), 1, generator=generator)
+    tokens = rearrange(flat, "(b k) 1 -> b k", b=logits.shape[0])
+    return tokens, probabilities.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+
+
+def anchored_mask(
+    shape: tuple[int, int, int], *, min_ratio: float, generator: torch.Generator | None, device: torch.device
+) -> Bool[Tensor, "B T P"]:
+    """Hide a share of all tokens of a clip, drawn per clip from [`min_ratio`, 1), but leave each position seen in one frame."""
+    batch, frames, patches = shape
+    ratio = min_ratio + (1 - min_ratio) * torch.rand(batch, 1, 1, generator=generator, device=device)
+    hidden = torch.rand(shape, generator=generator, device=device) < ratio
+    anchor = torch.randint(frames, (batch, 1, patches), generator=generator, device=device)
+    return hidden.scatter(1, anchor, False)
+
+
+def frame_mask(
+    shape: tuple[int, int, int], *, full: float, generator: torch.Generator | None, device: torch.device
+) -> Bool[Tensor, "B T P"]:
+    """Hide tokens frame by frame as decoding does: the whole frame with probability `full`, else ``cos(π/2 u)`` of it.
+
+    `u` is uniform on [0, 1) (MaskGIT, section 3.3); every frame has a hidden token.
+    """
+    batch, frames, patches = shape
+    ratio = torch.cos(math.pi / 2 * torch.rand(batch, frames, generator=generator, device=device))
+    whole = torch.rand(batch, frames, generator=generator, device=device) < full
+    count = torch.where(whole, patches, (ratio * patches).ceil().clamp(1, patches))
+    rank = torch.rand(shape, generator=generator, device=device).argsort(-1).argsort(-1)
+    return rank < count.unsqueeze(-1)

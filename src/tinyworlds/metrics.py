@@ -1,0 +1,73 @@
+"""What a prediction is worth, in pixels, and how a vocabulary is used."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from torchmetrics import Metric
+
+MOVING = 0.2
+"""A pixel moves where it changes by more than this since the frame before: 10% of the range [-1, 1]."""
+
+
+def moving(
+    frames: Float[Tensor, "*batch C H W"], before: Float[Tensor, "*batch C H W"]
+) -> Bool[Tensor, "*batch 1 H W"]:
+    """Which pixels of `frames` moved, in any channel, since the frames `before` them."""
+    return ((frames - before).abs() > MOVING).any(dim=-3, keepdim=True)
+
+
+def moving_since_last(frames: Float[Tensor, "B T C H W"]) -> Bool[Tensor, "B T 1 H W"]:
+    """Which pixels moved since the frame before; none in the first frame."""
+    return moving(frames, torch.cat([frames[:, :1], frames[:, :-1]], dim=1))
+
+
+def pixel_loss(
+    predicted: Float[Tensor, "*batch C H W"],
+    target: Float[Tensor, "*batch C H W"],
+    moved: Bool[Tensor, "*batch 1 H W"],
+    *,
+    moving_weight: float,
+) -> Float[Tensor, ""]:
+    """Smooth L1, in which a pixel that moved counts ``1 + moving_weight`` times.
+
+    Squared error forgets what is one pixel large; in a film that is mostly what moves.
+    """
+    error = F.smooth_l1_loss(predicted, target, reduction="none")
+    return (error * (1 + moving_weight * moved)).mean()
+
+
+def psnr(
+    predicted: Float[Tensor, "*batch C H W"],
+    target: Float[Tensor, "*batch C H W"],
+    where: Bool[Tensor, "*batch 1 H W"] | None = None,
+) -> Float[Tensor, ""]:
+    """Peak signal-to-noise ratio in dB of frames in [-1, 1] (peak 2), over all pixels or those in `where`.
+
+    At most 100 dB; NaN where `where` holds no pixel.
+    """
+    error = (predicted.clamp(-1, 1) - target).square().mean(dim=-3, keepdim=True)
+    mean = error.mean() if where is None else error[where].mean()
+    return 10 * torch.log10(4 / mean.clamp_min(4e-10))
+
+
+class CodeUsage(Metric):
+    """How many of the codes 0 … `vocabulary` - 1 occur, and the perplexity of their distribution (exp of its entropy)."""
+
+    higher_is_better = True
+    full_state_update = False
+
+    def __init__(self, vocabulary: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.add_state("counts", torch.zeros(vocabulary, dtype=torch.int64), dist_reduce_fx="sum")
+        self.counts: Tensor
+
+    def update(self, indices: Int64[Tensor, "*batch"]) -> None:
+        self.counts += torch.bincount(indices.flatten(), minlength=len(self.counts))
+
+    def compute(self) -> dict[str, Tensor]:
+        """`used`, at most V, and `perplexity`, in 1 … V."""
+        share = self.counts / self.counts.sum()
+        return {"used": (share > 0).sum().float(), "perplexity": torch.special.entr(share).sum().exp()}

@@ -1,0 +1,180 @@
+"""Action tokenizer: the discrete action between two frames, learned from video alone."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange, reduce
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from tinyworlds.media import grid
+from tinyworlds.metrics import moving, pixel_loss, psnr
+from tinyworlds.models.stage import METRIC, Stage, as_pictures
+from tinyworlds.nn.action_codecs import build_decoder, build_encoder
+from tinyworlds.nn.fsq import FSQ
+from tinyworlds.nn.patches import patch_grid
+
+UNUSED = 1e-3
+"""Share of the transitions that every action is taken to have besides, where the entropy of actions is learned."""
+
+
+class ActionTokenizer(Stage):
+    """FSQ-VAE over pairs of frames: (frame t, frame t+1) → one of `n_actions` codes; frames up to t and code → frame t+1.
+
+    What the frames so far don't tell of the next one must pass through the code, so the code comes to
+    mean the player's action (Genie, arXiv 2402.15391, section 2.1). Three terms keep it from settling on
+    one code, each off at 0 or False: `latent_norm` normalizes the latents over the batch before rounding, so
+    that each bit splits it in halves; `usage_weight` times what the entropy of the codes in a batch lacks
+    (nats), in proportion to the prediction loss; `variance_weight` times what the latents' variance over the batch lacks to `variance_target`.
+
+    `shrink` is the factor by which frames are averaged down first: motion is seen as well in small frames, and
+    much faster. Predicted frames are as small.
+
+    Raises `ValueError` where `n_actions` is no power of `num_bins`, or `shrink` does not divide the frame.
+    """
+
+    name = "action_tokenizer"
+
+    def __init__(
+        self,
+        *,
+        frame_size: tuple[int, int],
+        dataset: Mapping[str, Any],
+        n_actions: int,
+        num_bins: int,
+        shrink: int,
+        encoder: Mapping[str, Any],
+        decoder: Mapping[str, Any],
+        latent_norm: bool,
+        usage_weight: float,
+        variance_weight: float,
+        variance_target: float,
+        moving_weight: float,
+    ) -> None:
+        super().__init__(frame_size=frame_size, dataset=dataset, codes=n_actions)
+        self.save_hyperparameters()
+        latent_dim = latent_dim_of(n_actions, num_bins)
+        self.usage_weight = usage_weight
+        self.variance_weight = variance_weight
+        self.variance_target = variance_target
+        self.moving_weight = moving_weight
+        self.shrink = shrink
+        small = patch_grid(frame_size, shrink)
+        self.encoder = build_encoder(encoder, frame_size=small, latent_dim=latent_dim)
+        self.decoder = build_decoder(decoder, frame_size=small, latent_dim=latent_dim)
+        self.latent_norm = nn.BatchNorm1d(latent_dim, affine=False) if latent_norm else nn.Identity()
+        self.quantizer = FSQ(latent_dim=latent_dim, num_bins=num_bins)
+
+    @property
+    def n_actions(self) -> int:
+        """How many actions there are: the keys of the learned game."""
+        return self.quantizer.vocabulary
+
+    @property
+    def latent_dim(self) -> int:
+        """A: dimensions of an action latent."""
+        return self.quantizer.latent_dim
+
+    def shrunk(self, frames: Float[Tensor, "B T C H W"]) -> Float[Tensor, "B T C h w"]:
+        """Frames averaged down by `shrink`: what the encoder sees and the decoder predicts."""
+        return reduce(frames, "b t c (h i) (w j) -> b t c h w", "mean", i=self.shrink, j=self.shrink)
+
+    def latents(self, small: Float[Tensor, "B T C h w"]) -> Float[Tensor, "B T-1 A"]:
+        """The continuous latent of each transition between shrunk frames, unbounded, before rounding."""
+        latents = self.encoder(small)
+        normed: Tensor = self.latent_norm(rearrange(latents, "b t a -> (b t) a"))
+        return rearrange(normed, "(b t) a -> b t a", b=small.shape[0])
+
+    def encode(self, frames: Float[Tensor, "B T C H W"]) -> Float[Tensor, "B T-1 A"]:
+        """The FSQ code, in [-1, 1], of the action of each transition."""
+        codes: Tensor = self.quantizer(self.latents(self.shrunk(frames)))
+        return codes
+
+    def tokenize(self, frames: Float[Tensor, "B T C H W"]) -> Int64[Tensor, "B T-1"]:
+        """The action of each transition, in 0 … n_actions-1."""
+        return self.quantizer.indices(self.encode(frames))
+
+    def decode(
+        self, small: Float[Tensor, "B T C h w"], codes: Float[Tensor, "B T A"]
+    ) -> Float[Tensor, "B T C h w"]:
+        """For each shrunk frame, the one that follows it under the action `codes`, given the frames up to it."""
+        following: Tensor = self.decoder(small, codes)
+        return following
+
+    def training_step(self, frames: Float[Tensor, "B T C H W"], batch_index: int) -> Tensor:
+        small = self.shrunk(frames)
+        latents = self.latents(small)
+        codes = self.quantizer(latents)
+        loss, predicted = self._prediction_loss(small, codes)
+        unused = math.log(self.n_actions) - code_entropy(latents, self.quantizer)
+        flat = torch.relu(self.variance_target - latents.var(dim=0, unbiased=False).mean())
+        total = loss + self.usage_weight * loss.detach() * unused + self.variance_weight * flat
+        self.log("train/loss", total, prog_bar=True)
+        self.log("train/prediction_loss", loss)
+        self.log("train/psnr", psnr(predicted.detach(), small[:, 1:]))
+        return total
+
+    def validation_step(self, frames: Float[Tensor, "B T C H W"], batch_index: int) -> None:
+        small = self.shrunk(frames)
+        now, following = small[:, :-1], small[:, 1:]
+        codes = self.encode(frames)
+        loss, predicted = self._prediction_loss(small, codes)
+        shuffled = self.decode(now, codes.roll(1, dims=0))
+        self.log(METRIC, loss, prog_bar=True, sync_dist=True)
+        self.log("val/copy_psnr", psnr(now, following), sync_dist=True)
+        self.log("val/shuffled_psnr", psnr(shuffled, following), sync_dist=True)
+        self.log_image_quality(predicted, following)
+        self.code_usage.update(self.quantizer.indices(codes))
+
+    def _prediction_loss(
+        self, small: Float[Tensor, "B T C h w"], codes: Float[Tensor, "B T-1 A"]
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, "B T-1 C h w"]]:
+        now, following = small[:, :-1], small[:, 1:]
+        predicted = self.decode(now, codes)
+        return pixel_loss(predicted, following, moving(following, now), moving_weight=self.moving_weight), predicted
+
+    def on_validation_epoch_end(self) -> None:
+        share = self.code_usage.counts / self.code_usage.counts.sum()
+        for action, value in enumerate(share):
+            self.log(f"val_actions/{action}", value)
+        super().on_validation_epoch_end()
+
+    def pictures(self, frames: Float[Tensor, "B T C H W"]) -> dict[str, np.ndarray]:
+        """One row a clip: its last-but-one frame, the true next one, and the next one under each action."""
+        small = self.shrunk(frames[:6])
+        now, codes = small[:, :-1], self.encode(frames[:6])
+        columns = [now[:, -1], small[:, -1]]
+        for action in self._all_actions():
+            chosen = self.quantizer.codes(action).expand_as(codes[:, -1])
+            columns.append(self.decode(now, torch.cat([codes[:, :-1], chosen.unsqueeze(1)], dim=1))[:, -1])
+        labels = ("now", "next", *(f"action {action}" for action in range(self.n_actions)))
+        return {"actions": grid(as_pictures(torch.stack(columns, dim=1)), scale=2 * self.shrink, column_labels=labels)}
+
+    def _all_actions(self) -> Int64[Tensor, "V"]:
+        return torch.arange(self.n_actions, device=self.device)
+
+
+def latent_dim_of(n_actions: int, num_bins: int) -> int:
+    """A, such that ``num_bins**A == n_actions``; `ValueError` where there is none."""
+    latent_dim = round(math.log(n_actions, num_bins)) if n_actions > 1 and num_bins > 1 else 0
+    if latent_dim < 1 or num_bins**latent_dim != n_actions:
+        raise ValueError(f"n_actions={n_actions} is no power of num_bins={num_bins}")
+    return latent_dim
+
+
+def code_entropy(latents: Float[Tensor, "B T A"], quantizer: FSQ) -> Float[Tensor, ""]:
+    """Entropy, in nats, of the distribution of the codes that `latents` round to, in 0 … log V.
+
+    Its gradient is that of latents counted in part for each of the levels they lie between.
+    """
+    vocabulary = quantizer.codes(torch.arange(quantizer.vocabulary, device=latents.device))
+    flat = rearrange(latents, "b t a -> (b t) a")
+    counts = torch.bincount(quantizer.indices(quantizer(flat)), minlength=quantizer.vocabulary) / len(flat)
+    distance = (torch.tanh(flat).unsqueeze(1) - vocabulary).abs() * (quantizer.num_bins - 1) / 2
+    partly = (1 - distance).clamp_min(0).prod(-1).mean(0)
+    # A code that is not used at all has no entropy, and without this no gradient towards it.
+    counts = (counts + UNUSED) / (1 + UNUSED * quantizer.vocabulary)
+    return torch.special.entr(counts + partly - partly.detach()).sum()

@@ -1,0 +1,261 @@
+"""Dynamics: from the tokens of the frames so far and an action to the tokens of the next frame."""
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import repeat
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from tinyworlds.maskgit import Decoding, anchored_mask, decode, frame_mask
+from tinyworlds.media import grid
+from tinyworlds.metrics import psnr
+from tinyworlds.models.action_tokenizer import ActionTokenizer
+from tinyworlds.models.stage import METRIC, Stage, as_pictures
+from tinyworlds.models.video_tokenizer import VideoTokenizer
+from tinyworlds.nn.norms import Condition
+from tinyworlds.nn.positions import spatial_positions
+from tinyworlds.nn.transformer import SpaceTimeTransformer, Timeline
+
+MASKINGS = ("anchored", "clean_context")
+
+
+class Dynamics(Stage):
+    """MaskGIT on a space-time transformer: hidden video tokens are guessed from the seen ones and the actions.
+
+    The tokenizers come along, frozen, so that a checkpoint of the dynamics is a whole world. A window holds
+    at most as many frames as the clips it was trained on (``dataset["clip_length"]``).
+
+    ``masking=anchored`` (published) hides at least `mask_ratio` of a clip's tokens, but leaves each position
+    seen in one frame. ``clean_context`` trains what decoding does: every frame of the clip is guessed, fully
+    hidden with probability `mask_ratio`, from the clean frames before it. All frames at once: the
+    transformer is given the clean frames and the hidden ones, and hidden frame t sees clean frames before t and itself.
+    """
+
+    name = "dynamics"
+
+    def __init__(
+        self,
+        *,
+        video_tokenizer: VideoTokenizer,
+        action_tokenizer: ActionTokenizer,
+        dataset: Mapping[str, Any],
+        embed_dim: int,
+        num_heads: int,
+        hidden_dim: int,
+        num_blocks: int,
+        norm: str,
+        masking: str,
+        mask_ratio: float,
+        decoding: Mapping[str, Any],
+    ) -> None:
+        super().__init__(
+            frame_size=video_tokenizer.frame_size, dataset=dataset, codes=video_tokenizer.vocabulary
+        )
+        self.save_hyperparameters(ignore=["video_tokenizer", "action_tokenizer"])
+        self.save_hyperparameters(
+            {"video_tokenizer": dict(video_tokenizer.hparams), "action_tokenizer": dict(action_tokenizer.hparams)}
+        )
+        if masking not in MASKINGS:
+            raise ValueError(f"stage.masking={masking!r} is none of {', '.join(MASKINGS)}")
+        if not 0 <= mask_ratio <= 1:
+            raise ValueError(f"stage.mask_ratio={mask_ratio} is a share, from 0 to 1")
+        if video_tokenizer.frame_size != action_tokenizer.frame_size:
+            raise ValueError(
+                f"the video tokenizer is for frames of {video_tokenizer.frame_size}, "
+                f"the action tokenizer for frames of {action_tokenizer.frame_size}"
+            )
+        self.masking = masking
+        self.mask_ratio = mask_ratio
+        self.decoding = Decoding(**decoding)
+        self.context_length: int = dataset["clip_length"]
+        self.video_tokenizer = video_tokenizer.requires_grad_(False).eval()
+        self.action_tokenizer = action_tokenizer.requires_grad_(False).eval()
+        latent_dim = video_tokenizer.quantizer.latent_dim
+        self.mask_token = nn.Parameter(0.02 * torch.randn(latent_dim))
+        self.from_latent = nn.Linear(latent_dim, embed_dim)
+        positions = spatial_positions(video_tokenizer.grid, embed_dim)
+        self.register_buffer("positions", positions, persistent=False)
+        self.positions: Tensor
+        self.transformer = SpaceTimeTransformer(
+            embed_dim=embed_dim,
+            num_heads=num_heads,
+            hidden_dim=hidden_dim,
+            num_blocks=num_blocks,
+            norm=norm,
+            condition_dim=action_tokenizer.latent_dim,
+        )
+        self.to_logits = nn.Linear(embed_dim, video_tokenizer.vocabulary)
+
+    @classmethod
+    def from_hyperparameters(cls, hyperparameters: Mapping[str, Any]) -> Self:
+        return cls(
+            **{
+                **hyperparameters,
+                "video_tokenizer": VideoTokenizer.from_hyperparameters(hyperparameters["video_tokenizer"]),
+                "action_tokenizer": ActionTokenizer.from_hyperparameters(hyperparameters["action_tokenizer"]),
+            }
+        )
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        self.video_tokenizer.eval()
+        self.action_tokenizer.eval()
+        return self
+
+    def forward(
+        self,
+        tokens: Int64[Tensor, "B T P"],
+        hidden: Bool[Tensor, "B T P"],
+        condition: Condition | None,
+        timeline: Timeline | None = None,
+    ) -> Float[Tensor, "B T P E"]:
+        """Features of each token, from which `to_logits` guesses it, where the `hidden` ones are not seen."""
+        codes = torch.where(hidden.unsqueeze(-1), self.mask_token, self.video_tokenizer.quantizer.codes(tokens))
+        features: Tensor = self.transformer(self.from_latent(codes) + self.positions, condition, timeline)
+        return features
+
+    def condition(self, actions: Int64[Tensor, "B N"]) -> Condition:
+        """Align N actions with the N+1 frames they lead to; none leads to the first."""
+        codes = F.pad(self.action_tokenizer.quantizer.codes(actions), (0, 0, 1, 0))
+        return Condition(codes, torch.arange(codes.shape[1], device=codes.device) > 0)
+
+    def predict(
+        self,
+        tokens: Int64[Tensor, "B T P"],
+        actions: Int64[Tensor, "B {tokens.shape[1]+horizon-1}"],
+        *,
+        horizon: int,
+        decoding: Decoding,
+        generator: torch.Generator | None = None,
+    ) -> Int64[Tensor, "B H P"]:
+        """The tokens of the next `horizon` frames, decoded together, of which the last actions lead to each.
+
+        Only as many of the last frames are seen as make, with the predicted ones, a window of
+        `context_length`.
+
+        Raises:
+            ValueError: the horizon leaves no frame to be seen.
+        """
+        if not 1 <= horizon < self.context_length:
+            raise ValueError(
+                f"horizon={horizon}: this world sees {self.context_length} frames at a time, "
+                f"so it can predict 1 to {self.context_length - 1} at once"
+            )
+        seen = tokens[:, -(self.context_length - horizon) :]
+        length = seen.shape[1]
+        condition = self.condition(actions[:, -(length + horizon - 1) :])
+
+        def logits(guessed: Int64[Tensor, "B H P"], hidden: Bool[Tensor, "B H P"]) -> Float[Tensor, "B H P V"]:
+            all_hidden = torch.cat([torch.zeros_like(seen, dtype=torch.bool), hidden], dim=1)
+            features = self(torch.cat([seen, guessed], dim=1), all_hidden, condition)
+            out: Tensor = self.to_logits(features[:, length:])
+            return out
+
+        shape = (tokens.shape[0], horizon, tokens.shape[2])
+        return decode(logits, shape, decoding=decoding, generator=generator, device=tokens.device)
+
+    def _masked_loss(
+        self,
+        tokens: Int64[Tensor, "B T P"],
+        actions: Int64[Tensor, "B T-1"],
+        generator: torch.Generator | None = None,
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Mean cross-entropy (nats) over the hidden tokens alone, and the share of them guessed right."""
+        condition = self.condition(actions)
+        batch, frames, patches = tokens.shape
+        if self.masking == "anchored":
+            hidden = anchored_mask(
+                (batch, frames, patches), min_ratio=self.mask_ratio, generator=generator, device=tokens.device
+            )
+            features, targets = self(tokens, hidden, condition), tokens
+        else:
+            targets = tokens[:, 1:]
+            hidden = frame_mask(
+                (batch, frames - 1, patches), full=self.mask_ratio, generator=generator, device=tokens.device
+            )
+            timeline = clean_context(frames, tokens.device)
+            features = self(
+                torch.cat([tokens[:, :-1], targets], dim=1),
+                torch.cat([torch.zeros_like(hidden), hidden], dim=1),
+                Condition(condition.latents[:, timeline.times], condition.given[timeline.times]),
+                timeline,
+            )[:, frames - 1 :]
+        # The vocabulary is much wider than the embedding: only what is guessed is projected to it.
+        logits, truth = self.to_logits(features[hidden]), targets[hidden]
+        return F.cross_entropy(logits, truth), (logits.argmax(-1) == truth).float().mean()
+
+    @torch.no_grad()
+    def tokenize(
+        self, frames: Float[Tensor, "B T C H W"]
+    ) -> tuple[Int64[Tensor, "B T P"], Int64[Tensor, "B T-1"]]:
+        """The video tokens of the frames and the actions between them, by the frozen tokenizers."""
+        return self.video_tokenizer.tokenize(frames), self.action_tokenizer.tokenize(frames)
+
+    def training_step(self, frames: Float[Tensor, "B T C H W"], batch_index: int) -> Tensor:
+        loss, accuracy = self._masked_loss(*self.tokenize(frames))
+        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/accuracy", accuracy)
+        return loss
+
+    def validation_step(self, frames: Float[Tensor, "B T C H W"], batch_index: int) -> None:
+        tokens, actions = self.tokenize(frames)
+        generator = torch.Generator(self.device).manual_seed(batch_index)
+        loss, accuracy = self._masked_loss(tokens, actions, generator)
+        self.log(METRIC, loss, prog_bar=True, sync_dist=True)
+        self.log("val/accuracy", accuracy, sync_dist=True)
+        guessed = self.predict(tokens[:, :-1], actions, horizon=1, decoding=self.decoding, generator=generator)
+        predicted = self.render(torch.cat([tokens[:, :-1], guessed], dim=1), count=1)
+        self.log("val/copy_psnr", psnr(frames[:, -2], frames[:, -1]), sync_dist=True)
+        self.log_image_quality(predicted, frames[:, -1:])
+        self.code_usage.update(guessed)
+
+    def render(self, tokens: Int64[Tensor, "B T P"], *, count: int) -> Float[Tensor, "B count C H W"]:
+        """The last `count` frames of a window of tokens, in about [-1, 1]."""
+        return self.video_tokenizer.detokenize(tokens[:, -self.context_length :])[:, -count:]
+
+    def pictures(self, frames: Float[Tensor, "B T C H W"]) -> dict[str, np.ndarray]:
+        """The next frame as predicted, for some clips; and a film that plays each action from one prompt."""
+        shown = frames[:6]
+        tokens, actions = self.tokenize(shown)
+        generator = torch.Generator(self.device).manual_seed(0)
+        guessed = self.predict(tokens[:, :-1], actions, horizon=1, decoding=self.decoding, generator=generator)
+        predicted = self.render(torch.cat([tokens[:, :-1], guessed], dim=1), count=1)[:, 0]
+        rows = torch.stack([shown[:, -2], shown[:, -1], predicted])
+        return {
+            "prediction": grid(as_pictures(rows), scale=2, labels=("now", "next", "predicted")),
+            "rollout": self._film(tokens[:1], actions[:1], generator),
+        }
+
+    def _film(
+        self, tokens: Int64[Tensor, "1 T P"], actions: Int64[Tensor, "1 T-1"], generator: torch.Generator
+    ) -> np.ndarray:
+        """uint8 (16, H, W, 3): from one prompt, a column per action, held for 16 frames."""
+        n_actions = self.action_tokenizer.n_actions
+        held = torch.arange(n_actions, device=self.device).unsqueeze(1)
+        tokens, actions = (repeat(x, "1 ... -> n ...", n=n_actions) for x in (tokens, actions))
+        names = [f"action {action}" for action in range(n_actions)]
+        pages = []
+        for _ in range(16):
+            actions = torch.cat([actions, held], dim=1)
+            following = self.predict(tokens, actions, horizon=1, decoding=self.decoding, generator=generator)
+            tokens = torch.cat([tokens, following], dim=1)
+            page = as_pictures(self.render(tokens, count=1)[:, 0])
+            pages.append(grid(page[None], scale=2, column_labels=names))
+        return np.stack(pages)
+
+
+def clean_context(frames: int, device: torch.device) -> Timeline:
+    """The timeline of clean frames 0 … T-2 followed by hidden frames 1 … T-1.
+
+    Clean frames see each other causally; hidden frame t sees the clean frames before t and itself.
+    """
+    times = torch.arange(frames - 1, device=device)
+    before = times.unsqueeze(1) > times
+    same = times.unsqueeze(1) == times
+    clean = torch.cat([before | same, torch.zeros_like(same)], dim=1)
+    hidden = torch.cat([before | same, same], dim=1)
+    return Timeline(torch.cat([times, times + 1]), torch.cat([clean, hidden]))

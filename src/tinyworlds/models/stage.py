@@ -1,0 +1,89 @@
+"""What the three stages share: their optimizer, their place in a checkpoint, and the data they were trained on."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import lightning as L
+import numpy as np
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
+from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
+
+from tinyworlds.data.clips import to_uint8
+from tinyworlds.metrics import CodeUsage
+from tinyworlds.optim import Optimization
+
+METRIC = "val/loss"
+"""What the best checkpoint is chosen by, and what a sweep gets to minimize."""
+
+
+class Stage(L.LightningModule):
+    """One of the three models.
+
+    `dataset` says what the stage is trained on: its ``name``, the ``path`` of its store, the ``val_fraction``
+    that decides which episodes are held out, ``clip_length`` in frames and ``fps`` (None: unknown).
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, *, frame_size: tuple[int, int], dataset: Mapping[str, Any], codes: int) -> None:
+        super().__init__()
+        self.frame_size = frame_size
+        self.dataset = dict(dataset)
+        self.optimization: Optimization | None = None
+        self.validation_psnr = PeakSignalNoiseRatio(data_range=(-1.0, 1.0))
+        self.validation_ssim = StructuralSimilarityIndexMeasure(data_range=(-1.0, 1.0))
+        self.code_usage = CodeUsage(codes)
+
+    @classmethod
+    def from_hyperparameters(cls, hyperparameters: Mapping[str, Any]) -> Self:
+        """The untrained stage that `hyperparameters`, plain values from a checkpoint, describe."""
+        return cls(**hyperparameters)
+
+    def check_fits(self, path: str | Path, *, frame_size: tuple[int, int], dataset: str) -> None:
+        """Refuse to be used on another dataset than the one trained on.
+
+        Raises:
+            ValueError: names the checkpoint `path` and both values.
+        """
+        if self.dataset["name"] != dataset:
+            raise ValueError(f"{path} was trained on data={self.dataset['name']}, this run is on data={dataset}")
+        if self.frame_size != frame_size:
+            raise ValueError(f"{path} was trained on frames of {self.frame_size}, data={dataset} has {frame_size}")
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        assert self.optimization is not None, "set `optimization` before training"
+        optimizer = self.optimization.optimizer(self.parameters())
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = self.optimization.lr_schedule(optimizer, total_steps=steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def log_image_quality(
+        self, predicted: Float[Tensor, "B T C H W"], frames: Float[Tensor, "B T C H W"]
+    ) -> None:
+        """Log PSNR (dB) and SSIM of validation frames in [-1, 1], over the whole validation epoch."""
+        both = rearrange([predicted.clamp(-1, 1), frames], "two b t c h w -> two (b t) c h w")
+        self.validation_psnr(*both)
+        self.validation_ssim(*both)
+        self.log("val/psnr", self.validation_psnr, prog_bar=True)
+        self.log("val/ssim", self.validation_ssim)
+
+    def on_validation_epoch_end(self) -> None:
+        for name, value in self.code_usage.compute().items():
+            self.log(f"val/codes_{name}", value)
+        self.code_usage.reset()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["stage"] = self.name
+
+    def pictures(self, frames: Float[Tensor, "B T C H W"]) -> dict[str, np.ndarray]:
+        """What to look at while training: uint8 images (H, W, 3) and films (T, H, W, 3) by name."""
+        raise NotImplementedError
+
+
+def as_pictures(frames: Float[Tensor, "*batch C H W"]) -> UInt8[np.ndarray, "*batch H W C"]:
+    """Frames in [-1, 1] on any device, for `tinyworlds.media`."""
+    return to_uint8(frames).cpu().numpy()

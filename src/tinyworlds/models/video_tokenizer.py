@@ -1,0 +1,132 @@
+"""Video tokenizer: frames to tokens of a finite vocabulary, and back."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from tinyworlds.media import grid
+from tinyworlds.metrics import moving_since_last, pixel_loss, psnr
+from tinyworlds.models.stage import METRIC, Stage, as_pictures
+from tinyworlds.nn.fsq import FSQ
+from tinyworlds.nn.patches import PatchEmbedding, PixelHead, patch_grid
+from tinyworlds.nn.positions import spatial_positions
+from tinyworlds.nn.transformer import SpaceTimeTransformer
+
+
+class VideoTokenizer(Stage):
+    """FSQ-VAE on a space-time transformer: frame → patches → transformer → FSQ codes → transformer → pixels.
+
+    Causal in time: neither the tokens nor the reconstruction of frame t depend on later frames. With
+    ``temporal=False`` each frame is tokenized by itself. Pixels that move count ``1 + moving_weight``
+    times in the loss.
+    """
+
+    name = "video_tokenizer"
+
+    def __init__(
+        self,
+        *,
+        frame_size: tuple[int, int],
+        dataset: Mapping[str, Any],
+        patch_size: int,
+        embed_dim: int,
+        num_heads: int,
+        hidden_dim: int,
+        num_blocks: int,
+        latent_dim: int,
+        num_bins: int,
+        patches: str,
+        norm: str,
+        temporal: bool,
+        moving_weight: float,
+    ) -> None:
+        super().__init__(frame_size=frame_size, dataset=dataset, codes=num_bins**latent_dim)
+        self.save_hyperparameters()
+        self.grid = patch_grid(frame_size, patch_size)
+        self.moving_weight = moving_weight
+
+        def transformer() -> SpaceTimeTransformer:
+            return SpaceTimeTransformer(
+                embed_dim=embed_dim,
+                num_heads=num_heads,
+                hidden_dim=hidden_dim,
+                num_blocks=num_blocks,
+                norm=norm,
+                temporal=temporal,
+            )
+
+        self.patch_embedding = PatchEmbedding(
+            frame_size=frame_size, patch_size=patch_size, embed_dim=embed_dim, patches=patches
+        )
+        self.encoder = transformer()
+        self.to_latent = nn.Sequential(nn.LayerNorm(embed_dim), nn.Linear(embed_dim, latent_dim))
+        self.quantizer = FSQ(latent_dim=latent_dim, num_bins=num_bins)
+        self.from_latent = nn.Linear(latent_dim, embed_dim)
+        self.register_buffer("positions", spatial_positions(self.grid, embed_dim), persistent=False)
+        self.positions: Tensor
+        self.decoder = transformer()
+        self.pixel_head = PixelHead(
+            frame_size=frame_size, patch_size=patch_size, embed_dim=embed_dim, patches=patches
+        )
+
+    @property
+    def vocabulary(self) -> int:
+        """V: how many different tokens there are."""
+        return self.quantizer.vocabulary
+
+    @property
+    def num_patches(self) -> int:
+        """P: tokens per frame."""
+        return self.grid[0] * self.grid[1]
+
+    def encode(self, frames: Float[Tensor, "B T C H W"]) -> Float[Tensor, "B T P L"]:
+        """Frames in [-1, 1] to FSQ codes in [-1, 1]."""
+        codes: Tensor = self.quantizer(self.to_latent(self.encoder(self.patch_embedding(frames))))
+        return codes
+
+    def decode(self, codes: Float[Tensor, "B T P L"]) -> Float[Tensor, "B T C H W"]:
+        """FSQ codes to frames, in about [-1, 1]."""
+        frames: Tensor = self.pixel_head(self.decoder(self.from_latent(codes) + self.positions))
+        return frames
+
+    def forward(self, frames: Float[Tensor, "B T C H W"]) -> Float[Tensor, "B T C H W"]:
+        """The reconstruction of `frames`: encoded, quantized, decoded."""
+        return self.decode(self.encode(frames))
+
+    def tokenize(self, frames: Float[Tensor, "B T C H W"]) -> Int64[Tensor, "B T P"]:
+        """Frames in [-1, 1] to tokens in 0 … V-1."""
+        return self.quantizer.indices(self.encode(frames))
+
+    def detokenize(self, tokens: Int64[Tensor, "B T P"]) -> Float[Tensor, "B T C H W"]:
+        """Tokens to frames, in about [-1, 1]."""
+        return self.decode(self.quantizer.codes(tokens))
+
+    def loss(
+        self, reconstruction: Float[Tensor, "B T C H W"], frames: Float[Tensor, "B T C H W"]
+    ) -> Float[Tensor, ""]:
+        """`pixel_loss` of a reconstruction."""
+        return pixel_loss(reconstruction, frames, moving_since_last(frames), moving_weight=self.moving_weight)
+
+    def training_step(self, frames: Float[Tensor, "B T C H W"], batch_index: int) -> Tensor:
+        reconstruction = self(frames)
+        loss = self.loss(reconstruction, frames)
+        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/psnr", psnr(reconstruction.detach(), frames))
+        return loss
+
+    def validation_step(self, frames: Float[Tensor, "B T C H W"], batch_index: int) -> None:
+        codes = self.encode(frames)
+        reconstruction = self.decode(codes)
+        self.log(METRIC, self.loss(reconstruction, frames), prog_bar=True, sync_dist=True)
+        self.log("val/psnr_moving", psnr(reconstruction, frames, moving_since_last(frames)), sync_dist=True)
+        self.log_image_quality(reconstruction, frames)
+        self.code_usage.update(self.quantizer.indices(codes))
+
+    def pictures(self, frames: Float[Tensor, "B T C H W"]) -> dict[str, np.ndarray]:
+        shown = frames[:8, -1:]
+        rows = torch.cat([shown, self(frames[:8])[:, -1:]], dim=1)
+        return {"reconstruction": grid(as_pictures(rows.transpose(0, 1)), scale=2, labels=("true", "decoded"))}

@@ -1,0 +1,45 @@
+"""Finite scalar quantization (Mentzer et al., arXiv 2309.15505)."""
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+
+class FSQ(nn.Module):
+    """Round each of L latent dimensions to one of D levels evenly spaced on [-1, 1].
+
+    A code is the L levels as numbers in [-1, 1]; its index in 0 … D**L - 1 writes their level numbers in
+    base D, the first dimension being the lowest digit.
+
+    Raises `ValueError` for fewer than 1 dimension or 2 bins, or a vocabulary that a token cannot number.
+    """
+
+    def __init__(self, *, latent_dim: int, num_bins: int) -> None:
+        super().__init__()
+        if latent_dim < 1 or num_bins < 2:
+            raise ValueError(f"latent_dim={latent_dim}, num_bins={num_bins}: FSQ needs at least 1 dimension and 2 bins")
+        if num_bins**latent_dim > 2**31:
+            raise ValueError(f"num_bins={num_bins}, latent_dim={latent_dim}: the vocabulary num_bins**latent_dim is over 2**31")
+        self.latent_dim = latent_dim
+        self.num_bins = num_bins
+        self.vocabulary = num_bins**latent_dim
+        self.register_buffer("place", num_bins ** torch.arange(latent_dim), persistent=False)
+        self.place: Tensor
+
+    def forward(self, z: Float[Tensor, "*batch L"]) -> Float[Tensor, "*batch L"]:
+        """The code nearest to ``tanh(z)``, in [-1, 1]; gradients pass straight through the rounding."""
+        bounded = torch.tanh(z)
+        level = torch.round((bounded + 1) / 2 * (self.num_bins - 1))
+        return bounded + (self._code(level) - bounded).detach()
+
+    def indices(self, codes: Float[Tensor, "*batch L"]) -> Int64[Tensor, "*batch"]:
+        """Index of each code, in 0 … D**L - 1."""
+        level = torch.round((codes + 1) / 2 * (self.num_bins - 1)).long()
+        return (level * self.place).sum(-1)
+
+    def codes(self, indices: Int64[Tensor, "*batch"]) -> Float[Tensor, "*batch L"]:
+        """The code of each index: levels in [-1, 1]."""
+        return self._code((indices.unsqueeze(-1) // self.place % self.num_bins).to(torch.get_default_dtype()))
+
+    def _code(self, level: Float[Tensor, "*batch L"]) -> Float[Tensor, "*batch L"]:
+        return level / (self.num_bins - 1) * 2 - 1

@@ -1,0 +1,57 @@
+"""Normalization, plain or modulated by the action that led to a frame."""
+
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+EPS = 1e-5
+
+
+class Condition(NamedTuple):
+    """What modulates each frame: the latent of the action that led to it, where there is one.
+
+    `latents` (B, T, A); `given` (T,): False where no action led to the frame, which is then not modulated.
+    """
+
+    latents: Float[Tensor, "B T A"]
+    given: Bool[Tensor, " T"]
+
+
+class RMSNorm(nn.Module):
+    """``x / sqrt(mean(x²) + eps) * gain`` (Zhang & Sennrich, arXiv 1910.07467)."""
+
+    def __init__(self, *, embed_dim: int) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(embed_dim, eps=EPS)
+
+    def forward(self, x: Float[Tensor, "B T P E"], condition: None = None) -> Float[Tensor, "B T P E"]:
+        normed: Tensor = self.norm(x)
+        return normed
+
+
+class FiLM(nn.Module):
+    """``(x - μ)/σ · (1 + γ) + β`` with γ, β from the action latent of the frame (Perez et al., arXiv 1709.07871)."""
+
+    def __init__(self, *, embed_dim: int, condition_dim: int) -> None:
+        super().__init__()
+        self.embed_dim = embed_dim
+        self.scale_and_shift = nn.Sequential(nn.SiLU(), nn.Linear(condition_dim, 2 * embed_dim))
+
+    def forward(self, x: Float[Tensor, "B T P E"], condition: Condition | None) -> Float[Tensor, "B T P E"]:
+        """Normalize `x`; modulate the frames that `condition` gives an action for (None: no frame)."""
+        normed = F.layer_norm(x, (self.embed_dim,), eps=EPS)
+        if condition is None:
+            return normed
+        modulation = self.scale_and_shift(condition.latents) * rearrange(condition.given, "t -> t 1")
+        scale, shift = rearrange(modulation, "b t (two e) -> two b t 1 e", two=2)
+        return normed * (1 + scale) + shift
+
+
+def norm_for(*, embed_dim: int, condition_dim: int | None) -> RMSNorm | FiLM:
+    """`FiLM` where there is something to be conditioned on, `RMSNorm` where not."""
+    if condition_dim is None:
+        return RMSNorm(embed_dim=embed_dim)
+    return FiLM(embed_dim=embed_dim, condition_dim=condition_dim)

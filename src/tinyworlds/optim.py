@@ -1,0 +1,60 @@
+"""Optimizers and learning-rate schedules."""
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol
+
+from torch import nn, optim
+from torch.optim.lr_scheduler import LambdaLR
+
+
+class OptimizerFactory(Protocol):
+    """Parameters to optimizer; what conf/optimizer/ builds."""
+
+    def __call__(self, parameters: Iterable[nn.Parameter], /) -> optim.Optimizer: ...
+
+
+class ScheduleFactory(Protocol):
+    """Optimizer and number of steps to learning-rate schedule; what conf/lr_schedule/ builds."""
+
+    def __call__(self, optimizer: optim.Optimizer, /, *, total_steps: int) -> LambdaLR: ...
+
+
+class Optimization(NamedTuple):
+    """How a stage is optimized."""
+
+    optimizer: OptimizerFactory
+    lr_schedule: ScheduleFactory
+
+
+def adamw(
+    parameters: Iterable[nn.Parameter], /, *, lr: float, betas: list[float], weight_decay: float
+) -> optim.AdamW:
+    """AdamW (Loshchilov & Hutter, arXiv 1711.05101) that decays matrices only: no gain, bias or mask token."""
+    if lr <= 0:
+        raise ValueError(f"optimizer.lr={lr} must be above 0")
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if _is_matrix(p)], "weight_decay": weight_decay},
+        {"params": [p for p in trained if not _is_matrix(p)], "weight_decay": 0.0},
+    ]
+    return optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), fused=True)
+
+
+def cosine(optimizer: optim.Optimizer, /, *, total_steps: int, warmup: float, final: float) -> LambdaLR:
+    """Linear warm-up over the share `warmup` of the steps, then half a cosine down to the share `final` of the peak."""
+    if not 0 <= warmup < 1 or not 0 <= final <= 1:
+        raise ValueError(f"lr_schedule.warmup={warmup}, lr_schedule.final={final}: both are shares from 0 to 1")
+    warmup_steps = round(warmup * total_steps)
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        progress = min((step - warmup_steps) / max(total_steps - warmup_steps, 1), 1.0)
+        return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
+
+    return LambdaLR(optimizer, factor)
+
+
+def _is_matrix(parameter: nn.Parameter) -> bool:
+    return sum(size > 1 for size in parameter.shape) >= 2

@@ -1,0 +1,172 @@
+"""A learned world to step through, like an environment."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from tinyworlds.checkpoints import load_stage
+from tinyworlds.data.clips import normalize
+from tinyworlds.models import Dynamics
+from tinyworlds.models.stage import as_pictures
+
+
+class World:
+    """A game learned from video: ``reset`` shows it some frames, ``step`` takes an action and imagines what follows.
+
+        world = World.load("dynamics.ckpt")
+        frame = world.reset(prompt)        # uint8 (T, H, W, 3)
+        for action in (0, 1, 1, 2):
+            frame = world.step(action)     # uint8 (H, W, 3)
+
+    Given prompts with a batch in front, (B, T, H, W, 3), it steps B games at once, and everything has that
+    batch in front. With ``horizon`` h above 1 each step imagines h frames under its action, and a frame
+    becomes (h, H, W, 3). Frames are tokenized once, in ``reset``; what is imagined stays tokens, and the last
+    ``context_length`` frames of them are seen. Same seed, prompt and actions, same frames.
+
+    `steps` and `temperature` of the decoding are those that the world was trained with, unless given.
+
+    Raises `ValueError` for a horizon that leaves no frame to be seen.
+    """
+
+    def __init__(
+        self,
+        dynamics: Dynamics,
+        *,
+        horizon: int = 1,
+        seed: int = 0,
+        steps: int | None = None,
+        temperature: float | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        if not 1 <= horizon < dynamics.context_length:
+            raise ValueError(
+                f"horizon={horizon}: this world sees {dynamics.context_length} frames at a time, "
+                f"so it can imagine 1 to {dynamics.context_length - 1} at once"
+            )
+        self.dynamics = dynamics.to(device).eval()
+        self.horizon = horizon
+        self.seed = seed
+        given = {"steps": steps, "temperature": temperature}
+        self.decoding = replace(
+            dynamics.decoding, **{name: value for name, value in given.items() if value is not None}
+        )
+        self._tokens: Tensor | None = None
+        self._actions: Tensor | None = None
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        horizon: int = 1,
+        seed: int = 0,
+        steps: int | None = None,
+        temperature: float | None = None,
+        device: str | torch.device = "cpu",
+    ) -> Self:
+        """The world in a checkpoint of the dynamics, which carries both tokenizers.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: it is no checkpoint of the dynamics.
+        """
+        dynamics = load_stage(path, Dynamics)
+        return cls(dynamics, horizon=horizon, seed=seed, steps=steps, temperature=temperature, device=device)
+
+    @property
+    def n_actions(self) -> int:
+        """Actions are numbered 0 … n_actions - 1."""
+        return self.dynamics.action_tokenizer.n_actions
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width of a frame, in pixels."""
+        return self.dynamics.frame_size
+
+    @property
+    def context_length(self) -> int:
+        """The most frames seen at a time, the imagined ones included."""
+        return self.dynamics.context_length
+
+    @torch.inference_mode()
+    def reset(
+        self, frames: UInt8[np.ndarray, "*batch T H W 3"], *, seed: int | None = None
+    ) -> UInt8[np.ndarray, "*batch H W 3"]:
+        """Begin from a prompt of at least one frame; the actions in it are inferred. Returns its last frame, decoded.
+
+        `seed` replaces the world's own.
+
+        Raises:
+            ValueError: the frames have another size than the world's, or there are none.
+        """
+        height, width = self.frame_size
+        if frames.ndim not in (4, 5) or frames.shape[-3:] != (height, width, 3) or frames.shape[-4] < 1:
+            raise ValueError(
+                f"the prompt has shape {frames.shape}; this world needs (T, {height}, {width}, 3), or a batch of it"
+            )
+        self._batched = frames.ndim == 5
+        self._generator = torch.Generator(self.dynamics.device).manual_seed(self.seed if seed is None else seed)
+        clips = torch.from_numpy(np.ascontiguousarray(frames if self._batched else frames[None]))
+        seen = normalize(clips[:, -self.context_length :].to(self.dynamics.device))
+        self._tokens, self._actions = self.dynamics.tokenize(seen)
+        return self._observe(self._tokens, 1)[..., 0, :, :, :]
+
+    @torch.inference_mode()
+    def step(self, action: int | Sequence[int] | np.ndarray) -> UInt8[np.ndarray, "*batch H W 3"]:
+        """Imagine the next frame, or `horizon` frames, under `action`.
+
+        One action serves all games and frames; in a batch, B serve one game each; with a horizon above 1,
+        (h,) or in a batch (B, h) serve one frame each.
+
+        Raises:
+            ValueError: no such action, or no `reset` before.
+        """
+        if self._tokens is None or self._actions is None:
+            raise ValueError("World.step needs a World.reset(frames) before it")
+        actions = torch.cat([self._actions, self._check(action)], dim=1)
+        following = self.dynamics.predict(
+            self._tokens, actions, horizon=self.horizon, decoding=self.decoding, generator=self._generator
+        )
+        tokens = torch.cat([self._tokens, following], dim=1)
+        self._tokens = tokens[:, -self.context_length :]
+        self._actions = actions[:, -(self._tokens.shape[1] - 1) :]
+        frames = self._observe(self._tokens, self.horizon)
+        return frames if self.horizon > 1 else frames[..., 0, :, :, :]
+
+    @torch.inference_mode()
+    def infer(self, frames: UInt8[np.ndarray, "T H W 3"]) -> Int64[np.ndarray, " T-1"]:
+        """The actions that the action tokenizer reads between the frames of a film."""
+        tokenizer = self.dynamics.action_tokenizer
+        length = tokenizer.dataset["clip_length"]
+        windows = (frames[start : start + length] for start in range(0, len(frames) - 1, length - 1))
+        read = [
+            tokenizer.tokenize(normalize(torch.from_numpy(np.ascontiguousarray(w))[None].to(tokenizer.device)))[0]
+            for w in windows
+        ]
+        return torch.cat(read).cpu().numpy()
+
+    def _check(self, action: int | Sequence[int] | np.ndarray) -> Int64[Tensor, "B h"]:
+        assert self._tokens is not None
+        batch, given = self._tokens.shape[0], np.asarray(action)
+        if self._batched and given.ndim == 1:
+            given = given[:, None]
+        if given.dtype.kind != "i" or given.min(initial=0) < 0 or given.max(initial=0) >= self.n_actions:
+            raise ValueError(f"action={action!r}: this world's actions are whole numbers from 0 to {self.n_actions - 1}")
+        try:
+            every = np.broadcast_to(given, (batch, self.horizon))
+        except ValueError:
+            raise ValueError(
+                f"action={action!r} does not fit {batch} games and a horizon of {self.horizon}"
+            ) from None
+        return torch.as_tensor(every.copy(), dtype=torch.int64, device=self.dynamics.device)
+
+    def _observe(self, tokens: Int64[Tensor, "B T P"], count: int) -> UInt8[np.ndarray, "*batch n H W 3"]:
+        frames = as_pictures(self.dynamics.render(tokens, count=count))
+        return frames if self._batched else rearrange(frames, "1 n h w c -> n h w c")

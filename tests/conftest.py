@@ -1,0 +1,104 @@
+"""What holds for every test: shapes are checked, nothing is fetched, and one core does all the work."""
+
+import os
+
+# huggingface_hub reads this once, when imported: a download that a test starts by mistake fails at once.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from jaxtyping import install_import_hook
+
+# Before tinyworlds is imported: every signature in it is checked at each call.
+CHECKER = (
+    "beartype.beartype(conf=beartype.BeartypeConf("
+    "is_pep484_tower=True, "  # an int will do for a float
+    # beartype understands Self where it is given a whole class, but jaxtyping gives it one method at a time
+    "hint_overrides=beartype.FrozenDict({__import__('typing').Self: __import__('typing').Any})))"
+)
+install_import_hook("tinyworlds", CHECKER)
+
+import torch
+from hypothesis import settings
+
+torch.set_num_threads(1)
+settings.register_profile("tinyworlds", deadline=None, derandomize=True)
+settings.load_profile("tinyworlds")
+
+
+import pytest
+
+from tinyworlds.models import ActionTokenizer, Dynamics, VideoTokenizer
+
+DATASET = {"name": "test", "path": "test.h5", "val_fraction": 0.2, "clip_length": 4, "fps": None}
+TRANSFORMER = {"embed_dim": 16, "num_heads": 2, "hidden_dim": 24, "norm": "pre"}
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+def roughened(stage: torch.nn.Module) -> torch.nn.Module:
+    """With random weights so large that everything depends on all that it may depend on."""
+    for parameter in stage.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return stage
+
+
+@pytest.fixture
+def video_tokenizer() -> VideoTokenizer:
+    """Random weights, frames of 16x24, patches of 8, a vocabulary of 27."""
+    tokenizer = VideoTokenizer(
+        frame_size=(16, 24),
+        dataset=DATASET,
+        patch_size=8,
+        num_blocks=1,
+        latent_dim=3,
+        num_bins=3,
+        patches="conv",
+        temporal=True,
+        moving_weight=0,
+        **TRANSFORMER,
+    )
+    return roughened(tokenizer).eval()
+
+
+@pytest.fixture
+def action_tokenizer() -> ActionTokenizer:
+    """Random weights, the motion codec, four actions."""
+    tokenizer = ActionTokenizer(
+        frame_size=(16, 24),
+        dataset=DATASET,
+        n_actions=4,
+        num_bins=2,
+        shrink=1,
+        encoder={"name": "motion", "width": 4, "channels": 2, "reach": 3},
+        decoder={"name": "motion", "width": 4},
+        latent_norm=True,
+        usage_weight=0.1,
+        variance_weight=0,
+        variance_target=0,
+        moving_weight=0,
+    )
+    return roughened(tokenizer).eval()
+
+
+@pytest.fixture
+def dynamics(video_tokenizer: VideoTokenizer, action_tokenizer: ActionTokenizer) -> Dynamics:
+    """Random weights, windows of four frames."""
+    model = Dynamics(
+        video_tokenizer=video_tokenizer,
+        action_tokenizer=action_tokenizer,
+        dataset=DATASET,
+        num_blocks=2,
+        masking="clean_context",
+        mask_ratio=0.5,
+        decoding={"steps": 4, "schedule": "exponential", "temperature": 1.0},
+        **TRANSFORMER,
+    )
+    return roughened(model).eval()
+
+
+@pytest.fixture
+def frames() -> torch.Tensor:
+    """Two clips of five frames of noise, in [-1, 1]."""
+    return torch.rand(2, 5, 3, 16, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1

@@ -1,0 +1,121 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tinyworlds.maskgit import Decoding, anchored_mask
+from tinyworlds.models import Dynamics
+from tinyworlds.models.dynamics import clean_context
+
+
+def logits(dynamics, tokens, hidden, actions):
+    return dynamics.to_logits(dynamics(tokens, hidden, dynamics.condition(actions)))
+
+
+@pytest.fixture
+def tokens() -> torch.Tensor:
+    return torch.randint(27, (2, 4, 6), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def actions() -> torch.Tensor:
+    return torch.randint(4, (2, 3), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("changed", range(4))
+def test_nothing_depends_on_later_tokens(dynamics, tokens, actions, changed):
+    other = tokens.clone()
+    other[:, changed] = (other[:, changed] + 1) % 27
+    seen = torch.zeros_like(tokens, dtype=torch.bool)
+    moved = (logits(dynamics, tokens, seen, actions) != logits(dynamics, other, seen, actions)).flatten(2).any(-1)
+    assert moved[0].tolist() == [frame >= changed for frame in range(4)]
+
+
+@pytest.mark.parametrize("changed", range(3))
+def test_an_action_carries_its_frame_to_the_next(dynamics, tokens, actions, changed):
+    other = actions.clone()
+    other[:, changed] = (other[:, changed] + 1) % 4
+    seen = torch.zeros_like(tokens, dtype=torch.bool)
+    moved = (logits(dynamics, tokens, seen, actions) != logits(dynamics, tokens, seen, other)).flatten(2).any(-1)
+    assert moved[0].tolist() == [frame > changed for frame in range(4)]
+
+
+def test_a_hidden_token_is_not_seen(dynamics, tokens, actions):
+    hidden = torch.zeros_like(tokens, dtype=torch.bool)
+    hidden[:, 2, 3] = True
+    other = tokens.clone()
+    other[:, 2, 3] = (other[:, 2, 3] + 1) % 27
+    assert torch.equal(logits(dynamics, tokens, hidden, actions), logits(dynamics, other, hidden, actions))
+
+
+def test_the_loss_is_the_cross_entropy_of_hidden_tokens_alone(dynamics, tokens, actions):
+    dynamics.masking = "anchored"
+    loss, accuracy = dynamics._masked_loss(tokens, actions, torch.Generator().manual_seed(3))
+    generator = torch.Generator().manual_seed(3)
+    hidden = anchored_mask((2, 4, 6), min_ratio=0.5, generator=generator, device=tokens.device)
+    guesses = logits(dynamics, tokens, hidden, actions)
+    each = F.cross_entropy(guesses.flatten(0, 2), tokens.flatten(), reduction="none").unflatten(0, tokens.shape)
+    torch.testing.assert_close(loss, each[hidden].mean())
+    torch.testing.assert_close(accuracy, (guesses.argmax(-1) == tokens)[hidden].float().mean())
+
+
+def test_a_clean_context_guesses_what_decoding_guesses(dynamics, tokens, actions):
+    """Trained all frames at once, frame t has the features that it has when it is decoded after the frames before."""
+    hidden = torch.rand(2, 3, 6, generator=torch.Generator().manual_seed(0)) < 0.6
+    condition = dynamics.condition(actions)
+    timeline = clean_context(4, tokens.device)
+    both = torch.cat([tokens[:, :-1], tokens[:, 1:]], dim=1)
+    all_hidden = torch.cat([torch.zeros_like(hidden), hidden], dim=1)
+    given = type(condition)(condition.latents[:, timeline.times], condition.given[timeline.times])
+    at_once = dynamics(both, all_hidden, given, timeline)[:, 3:]
+    for t in range(1, 4):
+        window = torch.cat([torch.zeros(2, t, 6, dtype=torch.bool), hidden[:, t - 1 : t]], dim=1)
+        alone = dynamics(tokens[:, : t + 1], window, dynamics.condition(actions[:, :t]))[:, -1]
+        torch.testing.assert_close(at_once[:, t - 1], alone)
+
+
+def test_the_first_frame_has_no_action(dynamics, actions):
+    condition = dynamics.condition(actions)
+    assert condition.given.tolist() == [False, True, True, True]
+    assert torch.equal(condition.latents[:, 1:], dynamics.action_tokenizer.quantizer.codes(actions))
+
+
+def test_prediction_sees_the_last_frames_of_its_window_alone(dynamics):
+    generator = torch.Generator().manual_seed(0)
+    tokens, actions = (torch.randint(n, shape, generator=generator) for n, shape in ((27, (1, 9, 6)), (4, (1, 9))))
+    greedy = Decoding(steps=3, schedule="cosine", temperature=0.0)
+    long = dynamics.predict(tokens, actions, horizon=1, decoding=greedy)
+    short = dynamics.predict(tokens[:, -3:], actions[:, -3:], horizon=1, decoding=greedy)
+    assert torch.equal(long, short)
+
+
+@pytest.mark.parametrize("horizon", [0, 4])
+def test_a_horizon_that_leaves_nothing_to_see_is_refused(dynamics, tokens, horizon):
+    actions = torch.zeros(2, tokens.shape[1] + horizon - 1, dtype=torch.int64)
+    with pytest.raises(ValueError, match=f"horizon={horizon}"):
+        dynamics.predict(tokens, actions, horizon=horizon, decoding=dynamics.decoding)
+
+
+@pytest.mark.parametrize("masking", ["anchored", "clean_context"])
+def test_training_leaves_the_tokenizers_as_they_were(dynamics, frames, masking):
+    dynamics.masking = masking
+    before = {name: value.clone() for name, value in dynamics.state_dict().items()}
+    dynamics.train()
+    optimizer = torch.optim.AdamW([p for p in dynamics.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        dynamics._masked_loss(*dynamics.tokenize(frames[:, :4]))[0].backward()
+        optimizer.step()
+    changed = {name for name, value in dynamics.state_dict().items() if not torch.equal(value, before[name])}
+    assert not any("tokenizer" in name for name in changed)
+    assert {"mask_token", "from_latent.weight", "to_logits.weight"} <= changed
+
+
+@pytest.mark.parametrize(("option", "value"), [("masking", "none"), ("mask_ratio", 1.5)])
+def test_impossible_options_are_refused_by_name(dynamics, option, value):
+    options = {k: v for k, v in dynamics.hparams.items() if not k.endswith("tokenizer")}
+    with pytest.raises(ValueError, match=rf"stage\.{option}="):
+        Dynamics(
+            video_tokenizer=dynamics.video_tokenizer,
+            action_tokenizer=dynamics.action_tokenizer,
+            **{**options, option: value},
+        )

@@ -1,0 +1,55 @@
+import pytest
+import torch
+
+from tinyworlds.models import VideoTokenizer
+
+
+@pytest.mark.parametrize("changed", range(5))
+def test_no_token_and_no_pixel_depends_on_a_later_frame(video_tokenizer, frames, changed):
+    other = frames.clone()
+    other[:, changed] *= -1
+    with torch.no_grad():
+        tokens = [video_tokenizer.tokenize(clip) for clip in (frames, other)]
+        pixels = [video_tokenizer(clip) for clip in (frames, other)]
+    assert torch.equal(tokens[0][:, :changed], tokens[1][:, :changed])
+    assert torch.equal(pixels[0][:, :changed], pixels[1][:, :changed])
+    assert not torch.equal(pixels[0][:, changed], pixels[1][:, changed])
+
+
+def test_tokens_decode_to_what_their_codes_decode_to(video_tokenizer, frames):
+    codes = video_tokenizer.encode(frames)
+    tokens = video_tokenizer.tokenize(frames)
+    assert tokens.shape == (2, 5, video_tokenizer.num_patches)
+    assert int(tokens.max()) < video_tokenizer.vocabulary == 27
+    torch.testing.assert_close(video_tokenizer.detokenize(tokens), video_tokenizer.decode(codes))
+
+
+def test_gradients_of_the_reconstruction_reach_every_weight(video_tokenizer, frames):
+    video_tokenizer.loss(video_tokenizer(frames), frames).backward()
+    silent = [
+        name
+        for name, parameter in video_tokenizer.named_parameters()
+        if parameter.grad is None or not parameter.grad.any()
+    ]
+    assert silent == []
+
+
+def test_what_moves_weighs_more(video_tokenizer, frames):
+    hparams = {**video_tokenizer.hparams, "moving_weight": 20}
+    weighted = VideoTokenizer(**hparams)
+    still = frames[:, :1].expand_as(frames)
+    for clip, same in ((still, True), (frames, False)):
+        losses = [model.loss(torch.zeros_like(clip), clip) for model in (video_tokenizer, weighted)]
+        assert torch.equal(*losses) == same
+
+
+def test_frames_by_themselves_without_time(video_tokenizer, frames):
+    alone = VideoTokenizer(**{**video_tokenizer.hparams, "temporal": False})
+    each = torch.cat([alone.tokenize(frames[:, t : t + 1]) for t in range(5)], dim=1)
+    assert torch.equal(alone.tokenize(frames), each)
+
+
+def test_pictures_show_true_above_decoded(video_tokenizer, frames):
+    picture = video_tokenizer.pictures(frames)["reconstruction"]
+    assert picture.dtype == "uint8"
+    assert picture.ndim == 3

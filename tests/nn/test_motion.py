@@ -1,0 +1,78 @@
+import pytest
+import torch
+
+from tinyworlds.nn.action_codecs import build_decoder, build_encoder
+from tinyworlds.nn.motion import MotionDecoder, MotionEncoder, correlate
+
+
+def square(row: int, column: int) -> torch.Tensor:
+    frame = torch.full((3, 128, 128), -1.0)
+    frame[:, row : row + 4, column : column + 4] = 1
+    return frame
+
+
+def test_the_same_motion_elsewhere_has_the_same_latent():
+    encoder = MotionEncoder(frame_size=(128, 128), latent_dim=2, width=4, channels=2, reach=5)
+    here = torch.stack([square(56, 56), square(58, 56)])
+    there = torch.stack([square(64, 64), square(66, 64)])
+    other = torch.stack([square(56, 56), square(54, 56)])
+    latents = encoder(torch.stack([here, there, other]))
+    torch.testing.assert_close(latents[0], latents[1], atol=1e-4, rtol=1e-4)
+    assert (latents[0] - latents[2]).abs().max() > 1e-2
+
+
+def test_a_code_makes_the_same_change_elsewhere():
+    decoder = MotionDecoder(frame_size=(256, 256), latent_dim=2, width=4)
+    torch.nn.init.normal_(decoder.up[1].weight)
+    here, there = torch.full((2, 1, 1, 3, 256, 256), -1.0)
+    here[..., 112:116, 112:116] = 1
+    there[..., 128:132, 128:132] = 1
+    code = torch.ones(1, 1, 2)
+    changes = [decoder(x, code) - x for x in (here, there)]
+    assert changes[0].abs().max() > 0.1
+    middle, shifted = slice(104, 124), slice(120, 140)
+    torch.testing.assert_close(
+        changes[0][..., middle, middle], changes[1][..., shifted, shifted], atol=1e-3, rtol=1e-3
+    )
+
+
+def test_before_training_nothing_is_predicted_to_change():
+    frames = torch.randn(1, 3, 3, 16, 16)
+    decoder = MotionDecoder(frame_size=(16, 16), latent_dim=2, width=4)
+    torch.testing.assert_close(decoder(frames, torch.ones(1, 3, 2)), frames)
+
+
+def test_frames_that_cannot_be_halved_are_refused():
+    with pytest.raises(ValueError, match="20x16 is no multiple of 8"):
+        MotionDecoder(frame_size=(20, 16), latent_dim=2, width=4)
+
+
+@pytest.mark.parametrize("reach", [0, 16])
+def test_a_reach_beyond_the_frame_is_refused(reach):
+    with pytest.raises(ValueError, match=rf"stage\.encoder\.reach={reach}"):
+        MotionEncoder(frame_size=(16, 24), latent_dim=2, width=4, channels=2, reach=reach)
+
+
+def test_correlation_is_its_sum_over_places():
+    left, came = torch.randn(2, 1, 2, 5, 6)
+    reach = 3
+    expected = torch.zeros(1, 2, 7, 7)
+    for dy in range(-reach, reach + 1):
+        for dx in range(-reach, reach + 1):
+            for y in range(max(0, -dy), min(5, 5 - dy)):
+                for x in range(max(0, -dx), min(6, 6 - dx)):
+                    expected[..., dy + reach, dx + reach] += left[..., y, x] * came[..., y + dy, x + dx]
+    torch.testing.assert_close(correlate(left, came, reach=reach), expected)
+
+
+@pytest.mark.parametrize("build", [build_encoder, build_decoder])
+def test_unknown_codecs_are_refused_by_name(build):
+    with pytest.raises(ValueError, match=r"stage\.(en|de)coder\.name='other' is none of"):
+        build({"name": "other"}, frame_size=(16, 16), latent_dim=2)
+
+
+def test_unknown_and_missing_options_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"stage\.decoder \(name=motion\).*depth"):
+        build_decoder({"name": "motion", "width": 4, "depth": 2}, frame_size=(16, 16), latent_dim=2)
+    with pytest.raises(ValueError, match=r"stage\.encoder \(name=motion\).*channels"):
+        build_encoder({"name": "motion", "width": 4, "reach": 2}, frame_size=(16, 16), latent_dim=2)

@@ -1,0 +1,52 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinyworlds.metrics import CodeUsage, moving, moving_since_last, pixel_loss, psnr
+
+
+def test_psnr_of_known_errors():
+    frames = torch.zeros(2, 3, 3, 4, 4)
+    assert psnr(frames + 0.2, frames) == pytest.approx(20.0, abs=1e-4)  # 10 log10(4 / 0.04)
+    assert psnr(frames, frames) == pytest.approx(100.0)
+    assert psnr(frames + 7, torch.ones_like(frames)) == pytest.approx(100.0)  # clamped to white
+
+
+def test_psnr_where_looks_nowhere_else():
+    frames = torch.zeros(1, 3, 4, 4)
+    wrong = frames.clone()
+    wrong[..., 0] = 1
+    where = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
+    where[..., 1] = True
+    assert psnr(wrong, frames, where) == pytest.approx(100.0)
+    assert math.isnan(psnr(wrong, frames, torch.zeros_like(where)))
+
+
+def test_a_pixel_moves_above_a_tenth_of_the_range_in_any_channel():
+    before = torch.zeros(1, 3, 1, 3)
+    after = before.clone()
+    after[0, 1, 0] = torch.tensor([0.19, 0.21, -0.21])
+    assert moving(after, before)[0, 0, 0].tolist() == [False, True, True]
+    clip = torch.stack([before[0], after[0], after[0]])[None]
+    assert moving_since_last(clip).flatten(2).any(-1)[0].tolist() == [False, True, False]
+
+
+def test_a_moving_pixel_counts_one_plus_its_weight():
+    target, predicted = torch.zeros(1, 3, 1, 2), torch.full((1, 3, 1, 2), 0.5)
+    moved = torch.tensor([[[[True, False]]]])
+    plain = pixel_loss(predicted, target, moved, moving_weight=0)
+    assert pixel_loss(predicted, target, moved, moving_weight=3) == pytest.approx(float(plain) * (4 + 1) / 2)
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=50))
+def test_code_usage_counts_over_batches(indices):
+    usage = CodeUsage(10)
+    for index in indices:
+        usage.update(torch.tensor([index]))
+    found = usage.compute()
+    share = [indices.count(code) / len(indices) for code in set(indices)]
+    assert found["used"] == len(set(indices))
+    assert found["perplexity"] == pytest.approx(math.exp(-sum(p * math.log(p) for p in share)), rel=1e-4)

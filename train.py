@@ -1,0 +1,110 @@
+"""Train one stage, or all three in order: ``python train.py [stage=…] [data=…] [experiment=…]``."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from tinyworlds.checkpoints import load_stage, newest, write_result
+from tinyworlds.command import build, command
+from tinyworlds.data.datamodules import ClipDataModule
+from tinyworlds.models import STAGES, ActionTokenizer, Stage, VideoTokenizer
+from tinyworlds.models.stage import METRIC
+from tinyworlds.optim import Optimization
+
+
+@command("train")
+def main(config: DictConfig) -> float:
+    """The best validation loss of the last stage trained, which is what a sweep minimizes."""
+    chosen = HydraConfig.get().runtime.choices.stage
+    return train(config, chosen)[1] if chosen in STAGES else train_all(config)
+
+
+def train_all(config: DictConfig) -> float:
+    """Train the stages in order, each on its own composed config; tokenizers that are given are not trained."""
+    checkpoints = {name: config[name] for name in ("video_tokenizer", "action_tokenizer") if config[name]}
+    task = [o for o in HydraConfig.get().overrides.task if o.partition("=")[0] not in ("stage", *checkpoints)]
+    runs = Path(config.runs_dir, config.data.name)
+    here = Path(config.run_dir).absolute().relative_to((runs / "all").absolute())
+    loss = float("nan")
+    for stage in (name for name in STAGES if name not in checkpoints):
+        print(f"── {stage}", flush=True)
+        known = [f"{name}='{path}'" for name, path in checkpoints.items()]
+        staged = compose("train", [*task, *known, f"stage={stage}", f"run_dir='{runs / stage / here}'"])
+        checkpoints[stage], loss = train(staged, stage)
+    return loss
+
+
+def train(config: DictConfig, stage: str) -> tuple[Path, float]:
+    """Train `stage` as its composed `config` says; returns its best checkpoint and the validation loss of it."""
+    began = time.monotonic()
+    lightning.seed_everything(config.seed, workers=True, verbose=False)
+    run_dir = Path(config.run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(config, run_dir / "config.yaml", resolve=True)
+    data: ClipDataModule = build(config.data)
+    data.prepare_data()
+    data.setup()
+    model = build_stage(config, stage, data)
+    model.optimization = Optimization(build(config.optimizer), build(config.lr_schedule))
+    trainer = build_trainer(config)
+    trainer.fit(model, data)
+    best = Path(trainer.checkpoint_callback.best_model_path)
+    loss = float(trainer.checkpoint_callback.best_model_score)
+    write_result(run_dir, stage=stage, checkpoint=best, metric=loss, seconds=time.monotonic() - began)
+    print(f"{stage}: {METRIC} {loss:.4g}, {best}", flush=True)
+    return best, loss
+
+
+def build_stage(config: DictConfig, stage: str, data: ClipDataModule) -> Stage:
+    """The untrained stage; dynamics take the tokenizers given, or the newest finished ones of the same dataset."""
+    dataset = {
+        "name": data.name,
+        "path": str(data.path),
+        "val_fraction": data.val_fraction,
+        "clip_length": data.clip_length,
+        "fps": data.fps,
+    }
+    if stage != "dynamics":
+        return build(config.stage, frame_size=data.frame_size, dataset=dataset)
+    tokenizers: dict[str, Any] = {}
+    for kind in (VideoTokenizer, ActionTokenizer):
+        path = config[kind.name] or newest(config.runs_dir, data.name, kind.name)
+        print(f"{kind.name}: {path}", flush=True)
+        tokenizers[kind.name] = load_stage(path, kind)
+        tokenizers[kind.name].check_fits(path, frame_size=data.frame_size, dataset=data.name)
+    return build(config.stage, dataset=dataset, **tokenizers)
+
+
+def build_trainer(config: DictConfig) -> lightning.Trainer:
+    """The trainer, with precision chosen by device, and validations that divide the run evenly."""
+    options: dict[str, Any] = {}
+    if config.trainer.precision == "auto":
+        gpu = torch.cuda.is_available() and config.trainer.accelerator != "cpu"
+        options["precision"] = "bf16-mixed" if gpu and torch.cuda.is_bf16_supported() else "32-true"
+    return build(
+        config.trainer,
+        default_root_dir=config.run_dir,
+        logger=build(config.logger),
+        callbacks=[build(node) for node in config.callbacks.values()],
+        val_check_interval=validation_interval(config.trainer.max_steps, config.validations),
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        **options,
+    )
+
+
+def validation_interval(max_steps: int, validations: int) -> int:
+    """Steps from one validation to the next: the fewest that divide `max_steps` into at most `validations` equal parts."""
+    if max_steps < 1 or validations < 1:
+        raise ValueError(f"trainer.max_steps={max_steps}, validations={validations}: both must be at least 1")
+    return max_steps // max(n for n in range(1, min(validations, max_steps) + 1) if max_steps % n == 0)
+
+
+if __name__ == "__main__":
+    main()
