@@ -24,8 +24,17 @@ settings.register_profile("tinyworlds", deadline=None, derandomize=True)
 settings.load_profile("tinyworlds")
 
 
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
 
+from tinyworlds.command import CONF
+from tinyworlds.data.store import StoreWriter
 from tinyworlds.models import ActionTokenizer, Dynamics, VideoTokenizer
 
 DATASET = {"name": "test", "path": "test.h5", "val_fraction": 0.2, "clip_length": 4, "fps": None}
@@ -56,6 +65,7 @@ def video_tokenizer() -> VideoTokenizer:
         num_bins=3,
         patches="conv",
         temporal=True,
+        latent_norm=True,
         moving_weight=0,
         **TRANSFORMER,
     )
@@ -102,3 +112,38 @@ def dynamics(video_tokenizer: VideoTokenizer, action_tokenizer: ActionTokenizer)
 def frames() -> torch.Tensor:
     """Two clips of five frames of noise, in [-1, 1]."""
     return torch.rand(2, 5, 3, 16, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+@pytest.fixture
+def small_store(tmp_path: Path) -> Path:
+    """A store of 4 episodes of 12 frames, 16x16: a square that moves by its true actions, without naming them."""
+    path = tmp_path / "square.h5"
+    rng = np.random.default_rng(0)
+    with StoreWriter(path, height=16, width=16, source="a moving square", fps=5.0) as writer:
+        for _ in range(4):
+            writer.start_episode()
+            row, column = rng.integers(2, 10, 2)
+            for _ in range(12):
+                frame = np.full((1, 16, 16, 3), 40, np.uint8)
+                frame[0, row : row + 4, column : column + 4] = (250, 200, 60)
+                writer.append(frame)
+                row, column = np.clip([row + rng.integers(-2, 3), column + rng.integers(-2, 3)], 0, 12)
+    return path
+
+
+@pytest.fixture
+def entry_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Any]:
+    """Calls the `main` of train.py or play.py, in an empty folder, as its command line would be."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(script: str, *arguments: str) -> Any:
+        monkeypatch.setattr(sys, "argv", [script, *arguments])
+        spec = importlib.util.spec_from_file_location(script, CONF.parent / script)
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.main()
+
+    return call

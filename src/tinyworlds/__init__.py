@@ -6,6 +6,18 @@ H W pixels, Hp Wp patch grid, S patch size. ``actions[:, t]`` carries frame t to
 have T-1 actions.
 """
 
-from tinyworlds.world import World
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tinyworlds.world import World
 
 __all__ = ["World"]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when asked for: recording a game has no need of the models.
+    if name == "World":
+        from tinyworlds.world import World
+
+        return World
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

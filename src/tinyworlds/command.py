@@ -33,7 +33,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
             except (ValueError, FileNotFoundError, OmegaConfBaseException) as error:
                 if not _is_the_users(error) or os.environ.get("HYDRA_FULL_ERROR") == "1":
                     raise
-                print(f"error: {error}", file=sys.stderr)
+                print(f"error: {_sentence(error)}", file=sys.stderr)
                 raise SystemExit(1) from None
 
         entry: Callable[[], Any] = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(
@@ -57,8 +57,16 @@ def build(node: DictConfig, **arguments: Any) -> Any:
     except (InstantiationException, TypeError) as error:
         cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
         if isinstance(cause, TypeError) and "argument" in str(cause):
-            raise ValueError(f"{node._get_full_key('')}: {cause}; conf/ has the options it takes") from None
+            where = node._get_full_key("") or str(node.get("_target_"))
+            raise ValueError(f"{where}: {cause}; conf/ has the options it takes") from None
         raise cause from None
+
+
+def _sentence(error: BaseException) -> str:
+    """What went wrong; of a mistake that OmegaConf found, without its notes for programmers, but with the key."""
+    if not isinstance(error, OmegaConfBaseException):
+        return str(error)
+    return f"{error.full_key}: {str(error).splitlines()[0]}" if error.full_key else str(error).splitlines()[0]
 
 
 def _is_the_users(error: BaseException) -> bool:

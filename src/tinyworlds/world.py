@@ -1,6 +1,5 @@
 """A learned world to step through, like an environment."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -9,6 +8,7 @@ import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Int64, UInt8
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from tinyworlds.checkpoints import load_stage
@@ -119,7 +119,7 @@ class World:
         return self._observe(self._tokens, 1)[..., 0, :, :, :]
 
     @torch.inference_mode()
-    def step(self, action: int | Sequence[int] | np.ndarray) -> UInt8[np.ndarray, "*batch H W 3"]:
+    def step(self, action: ArrayLike) -> UInt8[np.ndarray, "*batch H W 3"]:
         """Imagine the next frame, or `horizon` frames, under `action`.
 
         One action serves all games and frames; in a batch, B serve one game each; with a horizon above 1,
@@ -152,12 +152,12 @@ class World:
         ]
         return torch.cat(read).cpu().numpy()
 
-    def _check(self, action: int | Sequence[int] | np.ndarray) -> Int64[Tensor, "B h"]:
+    def _check(self, action: ArrayLike) -> Int64[Tensor, "B h"]:
         assert self._tokens is not None
         batch, given = self._tokens.shape[0], np.asarray(action)
         if self._batched and given.ndim == 1:
             given = given[:, None]
-        if given.dtype.kind != "i" or given.min(initial=0) < 0 or given.max(initial=0) >= self.n_actions:
+        if given.dtype.kind != "i" or ((given < 0) | (given >= self.n_actions)).any():
             raise ValueError(f"action={action!r}: this world's actions are whole numbers from 0 to {self.n_actions - 1}")
         try:
             every = np.broadcast_to(given, (batch, self.horizon))

@@ -44,7 +44,7 @@ def test_what_moves_weighs_more(video_tokenizer, frames):
 
 
 def test_frames_by_themselves_without_time(video_tokenizer, frames):
-    alone = VideoTokenizer(**{**video_tokenizer.hparams, "temporal": False})
+    alone = VideoTokenizer(**{**video_tokenizer.hparams, "temporal": False}).eval()
     each = torch.cat([alone.tokenize(frames[:, t : t + 1]) for t in range(5)], dim=1)
     assert torch.equal(alone.tokenize(frames), each)
 

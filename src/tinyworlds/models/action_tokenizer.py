@@ -15,6 +15,7 @@ from tinyworlds.metrics import moving, pixel_loss, psnr
 from tinyworlds.models.stage import METRIC, Stage, as_pictures
 from tinyworlds.nn.action_codecs import build_decoder, build_encoder
 from tinyworlds.nn.fsq import FSQ
+from tinyworlds.nn.norms import LatentNorm
 from tinyworlds.nn.patches import patch_grid
 
 UNUSED = 1e-3
@@ -65,7 +66,7 @@ class ActionTokenizer(Stage):
         small = patch_grid(frame_size, shrink)
         self.encoder = build_encoder(encoder, frame_size=small, latent_dim=latent_dim)
         self.decoder = build_decoder(decoder, frame_size=small, latent_dim=latent_dim)
-        self.latent_norm = nn.BatchNorm1d(latent_dim, affine=False) if latent_norm else nn.Identity()
+        self.latent_norm = LatentNorm(latent_dim=latent_dim) if latent_norm else nn.Identity()
         self.quantizer = FSQ(latent_dim=latent_dim, num_bins=num_bins)
 
     @property
@@ -84,9 +85,8 @@ class ActionTokenizer(Stage):
 
     def latents(self, small: Float[Tensor, "B T C h w"]) -> Float[Tensor, "B T-1 A"]:
         """The continuous latent of each transition between shrunk frames, unbounded, before rounding."""
-        latents = self.encoder(small)
-        normed: Tensor = self.latent_norm(rearrange(latents, "b t a -> (b t) a"))
-        return rearrange(normed, "(b t) a -> b t a", b=small.shape[0])
+        latents: Tensor = self.latent_norm(self.encoder(small))
+        return latents
 
     def encode(self, frames: Float[Tensor, "B T C H W"]) -> Float[Tensor, "B T-1 A"]:
         """The FSQ code, in [-1, 1], of the action of each transition."""
@@ -94,7 +94,9 @@ class ActionTokenizer(Stage):
         return codes
 
     def tokenize(self, frames: Float[Tensor, "B T C H W"]) -> Int64[Tensor, "B T-1"]:
-        """The action of each transition, in 0 … n_actions-1."""
+        """The action of each transition, in 0 … n_actions-1; a single frame has none."""
+        if frames.shape[1] == 1:
+            return torch.empty(len(frames), 0, dtype=torch.int64, device=frames.device)
         return self.quantizer.indices(self.encode(frames))
 
     def decode(

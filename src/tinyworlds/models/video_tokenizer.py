@@ -12,6 +12,7 @@ from tinyworlds.media import grid
 from tinyworlds.metrics import moving_since_last, pixel_loss, psnr
 from tinyworlds.models.stage import METRIC, Stage, as_pictures
 from tinyworlds.nn.fsq import FSQ
+from tinyworlds.nn.norms import LatentNorm
 from tinyworlds.nn.patches import PatchEmbedding, PixelHead, patch_grid
 from tinyworlds.nn.positions import spatial_positions
 from tinyworlds.nn.transformer import SpaceTimeTransformer
@@ -21,7 +22,8 @@ class VideoTokenizer(Stage):
     """FSQ-VAE on a space-time transformer: frame → patches → transformer → FSQ codes → transformer → pixels.
 
     Causal in time: neither the tokens nor the reconstruction of frame t depend on later frames. With
-    ``temporal=False`` each frame is tokenized by itself. Pixels that move count ``1 + moving_weight``
+    ``temporal=False`` each frame is tokenized by itself. `latent_norm` normalizes latents over the batch
+    before rounding (see `LatentNorm`). Pixels that move count ``1 + moving_weight``
     times in the loss.
     """
 
@@ -42,6 +44,7 @@ class VideoTokenizer(Stage):
         patches: str,
         norm: str,
         temporal: bool,
+        latent_norm: bool,
         moving_weight: float,
     ) -> None:
         super().__init__(frame_size=frame_size, dataset=dataset, codes=num_bins**latent_dim)
@@ -64,6 +67,7 @@ class VideoTokenizer(Stage):
         )
         self.encoder = transformer()
         self.to_latent = nn.Sequential(nn.LayerNorm(embed_dim), nn.Linear(embed_dim, latent_dim))
+        self.latent_norm = LatentNorm(latent_dim=latent_dim) if latent_norm else nn.Identity()
         self.quantizer = FSQ(latent_dim=latent_dim, num_bins=num_bins)
         self.from_latent = nn.Linear(latent_dim, embed_dim)
         self.register_buffer("positions", spatial_positions(self.grid, embed_dim), persistent=False)
@@ -85,7 +89,7 @@ class VideoTokenizer(Stage):
 
     def encode(self, frames: Float[Tensor, "B T C H W"]) -> Float[Tensor, "B T P L"]:
         """Frames in [-1, 1] to FSQ codes in [-1, 1]."""
-        codes: Tensor = self.quantizer(self.to_latent(self.encoder(self.patch_embedding(frames))))
+        codes: Tensor = self.quantizer(self.latent_norm(self.to_latent(self.encoder(self.patch_embedding(frames)))))
         return codes
 
     def decode(self, codes: Float[Tensor, "B T P L"]) -> Float[Tensor, "B T C H W"]:

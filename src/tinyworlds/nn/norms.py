@@ -50,6 +50,22 @@ class FiLM(nn.Module):
         return normed * (1 + scale) + shift
 
 
+class LatentNorm(nn.Module):
+    """Normalize each latent dimension over all tokens of the batch (batch normalization, arXiv 1502.03167).
+
+    Before rounding it puts latents on both sides of every border between levels, so that training begins
+    with codes in use instead of waiting for the first to be told apart.
+    """
+
+    def __init__(self, *, latent_dim: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(latent_dim, affine=False)
+
+    def forward(self, latents: Float[Tensor, "*batch L"]) -> Float[Tensor, "*batch L"]:
+        normed: Tensor = self.norm(latents.flatten(0, -2))
+        return normed.view(latents.shape)
+
+
 def norm_for(*, embed_dim: int, condition_dim: int | None) -> RMSNorm | FiLM:
     """`FiLM` where there is something to be conditioned on, `RMSNorm` where not."""
     if condition_dim is None:

@@ -49,13 +49,16 @@ class PatchEmbedding(nn.Module):
             for before, after in zip(widths, widths[1:], strict=False):
                 layers += [nn.Conv2d(before, after, kernel_size=3, stride=2, padding=1), nn.SiLU()]
             self.embed = nn.Sequential(*layers, nn.Conv2d(embed_dim, embed_dim, kernel_size=1))
+        # A stem of convolutions begins with outputs far smaller than the positions that are added to them.
+        self.norm = nn.LayerNorm(embed_dim) if patches == "conv" else nn.Identity()
         positions = spatial_positions(patch_grid(frame_size, patch_size), embed_dim)
         self.register_buffer("positions", positions, persistent=False)
         self.positions: Tensor
 
     def forward(self, frames: Float[Tensor, "B T C H W"]) -> Float[Tensor, "B T P E"]:
         embedded = self.embed(rearrange(frames, "b t c h w -> (b t) c h w"))
-        return rearrange(embedded, "(b t) e h w -> b t (h w) e", b=frames.shape[0]) + self.positions
+        tokens: Tensor = self.norm(rearrange(embedded, "(b t) e h w -> b t (h w) e", b=frames.shape[0]))
+        return tokens + self.positions
 
 
 class PixelHead(nn.Module):

@@ -1,0 +1,148 @@
+"""Every option in conf/ composes, is instantiated, and changes something."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from tinyworlds.command import CONF, build
+from tinyworlds.models import STAGES, ActionTokenizer, Stage, VideoTokenizer
+
+README = (CONF.parent / "README.md").read_text()
+DATASETS = sorted(path.stem for path in (CONF / "data").glob("*.yaml") if path.stem != "base")
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+KNOWN = {"frame_size": (64, 64)}
+
+
+def composed(*overrides: str, name: str = "train") -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(name, [*overrides, "run_dir=run"] if name == "train" else list(overrides))
+
+
+def dataset(config: DictConfig) -> dict[str, object]:
+    return {"name": "test", "path": "", "val_fraction": 0.1, "clip_length": config.data.clip_length, "fps": None}
+
+
+def built(stage: str, *overrides: str) -> Stage:
+    torch.manual_seed(0)
+    config = composed(f"stage={stage}", *overrides)
+    if stage != "dynamics":
+        return build(config.stage, dataset=dataset(config), **KNOWN)
+    tokenizers = {kind.name: built(kind.name, *overrides[:1]) for kind in (VideoTokenizer, ActionTokenizer)}
+    return build(config.stage, dataset=dataset(config), **tokenizers)
+
+
+@pytest.mark.parametrize("data", DATASETS)
+def test_every_dataset_is_built(data):
+    config = composed(f"data={data}", "data.path=film.h5" if data == "video" else "seed=1")
+    module = build(config.data)
+    assert module.name == data
+    assert str(module.path).endswith(".h5")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_builds_every_stage_with_its_optimizer(experiment, stage):
+    model = built(stage, f"experiment={experiment}")
+    config = composed(f"stage={stage}", f"experiment={experiment}")
+    optimizer = build(config.optimizer)(model.parameters())
+    schedule = build(config.lr_schedule)(optimizer, total_steps=config.trainer.max_steps)
+    assert schedule.get_last_lr()[0] == pytest.approx(
+        config.optimizer.lr / round(config.lr_schedule.warmup * config.trainer.max_steps)
+    )
+
+
+def test_the_reference_is_the_published_setting():
+    """The public project's README and configs."""
+    published = {
+        "video_tokenizer": (4, 1e-3, 350, 40_000),
+        "action_tokenizer": (2, 1e-4, 350, 10_000),
+        "dynamics": (8, 1e-2, 500, 300_000),
+    }
+    for stage, (blocks, lr, batch, steps) in published.items():
+        config = composed(f"stage={stage}", "experiment=reference")
+        assert (config.optimizer.lr, config.data.batch_size, config.trainer.max_steps) == (lr, batch, steps)
+        assert config.data.clip_length == 4
+        assert config.optimizer.betas == [0.9, 0.999]
+        assert config.optimizer.weight_decay == 0.01
+        assert (config.lr_schedule.warmup, config.lr_schedule.final) == (0.05, 0.01)
+        assert config.trainer.gradient_clip_val == 1.0
+        options = config.stage.encoder if stage == "action_tokenizer" else config.stage
+        assert (options.embed_dim, options.num_heads, options.hidden_dim, options.num_blocks) == (32, 8, 128, blocks)
+        assert options.norm == "post"
+    tokens = composed("stage=video_tokenizer", "experiment=reference").stage
+    assert (tokens.patch_size, tokens.latent_dim, tokens.num_bins) == (4, 5, 4)
+    actions = composed("stage=action_tokenizer", "experiment=reference").stage
+    assert actions.n_actions == 4
+    assert actions.decoder.mask_ratio == 1.0
+
+
+OTHER_VALUES = {
+    "video_tokenizer": {
+        "patch_size": 16, "patches": "linear", "embed_dim": 32, "num_heads": 2, "hidden_dim": 64, "num_blocks": 2,
+        "norm": "post", "temporal": True, "latent_dim": 4, "num_bins": 3, "latent_norm": False, "moving_weight": 1,
+    },
+    "action_tokenizer": {
+        "n_actions": 8, "num_bins": 4, "shrink": 1, "latent_norm": False, "usage_weight": 3, "variance_weight": 7,
+        "moving_weight": 1, "encoder.width": 8, "encoder.channels": 2, "encoder.reach": 3, "decoder.width": 8,
+    },
+    "dynamics": {
+        "embed_dim": 64, "num_heads": 2, "hidden_dim": 64, "num_blocks": 1, "norm": "post",
+        "masking": "anchored", "mask_ratio": 0.9,
+    },
+}  # fmt: skip
+EFFECT_ELSEWHERE = {"variance_target", "decoding", "encoder", "decoder", "_target_"}
+
+
+def first_loss(stage: Stage) -> float:
+    """On noise, and with weights under which everything that is computed counts."""
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.rand(4, 4, 3, 64, 64, generator=generator).round() * 2 - 1
+    for parameter in stage.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.1, generator=generator)
+    torch.manual_seed(0)
+    return float(stage.train().training_step(frames, 0))
+
+
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log")
+@pytest.mark.parametrize(("stage", "key"), [(s, key) for s, keys in OTHER_VALUES.items() for key in keys])
+def test_every_key_of_a_stage_changes_what_it_learns(stage, key):
+    value = OTHER_VALUES[stage][key]
+    also = ["stage.n_actions=16"] if key == "num_bins" and stage == "action_tokenizer" else []
+    if key == "variance_weight":
+        also = ["stage.variance_target=5"]
+    losses = [first_loss(built(stage, "experiment=laptop", *also, *o)) for o in ([], [f"stage.{key}={value}"])]
+    assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_key_of_a_stage_is_forgotten_above(stage):
+    keys = set(composed(f"stage={stage}").stage)
+    tried = {key for key in OTHER_VALUES[stage] if "." not in key}
+    assert keys - tried <= EFFECT_ELSEWHERE
+
+
+COMMANDS = re.findall(r"^(?:\.venv/bin/)?python (train|play|-m tinyworlds[.\w]*)(?:\.py)? ?(.*)$", README, re.M)
+
+
+def test_the_readme_shows_commands():
+    assert {name for name, _ in COMMANDS} >= {"train", "play", "-m tinyworlds.data.record", "-m tinyworlds.data.video"}
+
+
+@pytest.mark.parametrize(("command", "options"), COMMANDS)
+def test_every_command_of_the_readme_composes(command, options):
+    name = command.removeprefix("-m tinyworlds.data.")
+    words = [word for word in options.split("#")[0].split() if word not in ("-m",)]
+    words = [re.sub(r"=(\d+(?:,\d+)+)$", r"=[\1]" if name == "play" else r"=\1", word) for word in words]
+    first = [word.split(",")[0] if name == "train" else word for word in words]
+    OmegaConf.to_container(composed(*first, name=name))
+
+
+def test_make_runs_what_there_is():
+    makefile = (CONF.parent / "Makefile").read_text()
+    for module in re.findall(r"-m (tinyworlds[\w.]+)", makefile):
+        assert Path(CONF.parent, "src", *module.split(".")).with_suffix(".py").is_file()
