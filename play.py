@@ -5,7 +5,7 @@ import re
 import sys
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 
 from tinyworlds.checkpoints import newest
 from tinyworlds.command import command
@@ -40,7 +40,7 @@ def main(config: DictConfig) -> None:
     fps = data.fps or FPS
 
     clip = data.held_out_clips(count=1, length=prompt + config.frames, seed=config.seed)[0]
-    wanted = OmegaConf.to_container(config)["actions"]
+    wanted = list(config.actions) if isinstance(config.actions, ListConfig) else config.actions
     actions = rollout.choose_actions(world, clip, prompt=prompt, wanted=wanted, seed=config.seed)
     imagined = rollout.imagine(world, clip, actions, prompt=prompt)
     film = rollout.side_by_side(clip, imagined)

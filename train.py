@@ -1,6 +1,8 @@
 """Train one stage, or all three in order: ``python train.py [stage=…] [data=…] [experiment=…]``."""
 
+import logging
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import lightning
 import torch
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 
 from tinyworlds.checkpoints import load_stage, newest, write_result
@@ -17,23 +20,32 @@ from tinyworlds.models import STAGES, ActionTokenizer, Stage, VideoTokenizer
 from tinyworlds.models.stage import METRIC
 from tinyworlds.optim import Optimization
 
+# Lightning's advice and its doubts about what is meant here.
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+for doubt in (
+    "Checkpoint directory .* exists",
+    "Found .* in eval mode",
+    ".*does not have many workers",
+    ".*LeafSpec",
+):
+    warnings.filterwarnings("ignore", doubt)
+
 
 @command("train")
 def main(config: DictConfig) -> float:
     """The best validation loss of the last stage trained, which is what a sweep minimizes."""
-    chosen = HydraConfig.get().runtime.choices.stage
+    chosen = HydraConfig.get().runtime.choices["stage"]
     return train(config, chosen)[1] if chosen in STAGES else train_all(config)
 
 
 def train_all(config: DictConfig) -> float:
-    """Train the stages in order, each on its own composed config; tokenizers that are given are not trained."""
+    """Train the stages in order, each on its own composed config, but no tokenizer that is given."""
     checkpoints = {name: config[name] for name in ("video_tokenizer", "action_tokenizer") if config[name]}
     task = [o for o in HydraConfig.get().overrides.task if o.partition("=")[0] not in ("stage", *checkpoints)]
     runs = Path(config.runs_dir, config.data.name)
     here = Path(config.run_dir).absolute().relative_to((runs / "all").absolute())
     loss = float("nan")
     for stage in (name for name in STAGES if name not in checkpoints):
-        print(f"── {stage}", flush=True)
         known = [f"{name}='{path}'" for name, path in checkpoints.items()]
         staged = compose("train", [*task, *known, f"stage={stage}", f"run_dir='{runs / stage / here}'"])
         checkpoints[stage], loss = train(staged, stage)
@@ -41,7 +53,7 @@ def train_all(config: DictConfig) -> float:
 
 
 def train(config: DictConfig, stage: str) -> tuple[Path, float]:
-    """Train `stage` as its composed `config` says; returns its best checkpoint and the validation loss of it."""
+    """Train `stage` as its composed `config` says; returns its best checkpoint and the validation loss of that."""
     began = time.monotonic()
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     run_dir = Path(config.run_dir)
@@ -52,17 +64,21 @@ def train(config: DictConfig, stage: str) -> tuple[Path, float]:
     data.setup()
     model = build_stage(config, stage, data)
     model.optimization = Optimization(build(config.optimizer), build(config.lr_schedule))
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    print(f"{stage}: {trained:,} parameters, {run_dir}", flush=True)
     trainer = build_trainer(config)
     trainer.fit(model, data)
-    best = Path(trainer.checkpoint_callback.best_model_path)
-    loss = float(trainer.checkpoint_callback.best_model_score)
+    saved = trainer.checkpoint_callback
+    assert isinstance(saved, ModelCheckpoint)
+    assert saved.best_model_score is not None
+    best, loss = run_dir / Path(saved.best_model_path).name, float(saved.best_model_score)
     write_result(run_dir, stage=stage, checkpoint=best, metric=loss, seconds=time.monotonic() - began)
     print(f"{stage}: {METRIC} {loss:.4g}, {best}", flush=True)
     return best, loss
 
 
 def build_stage(config: DictConfig, stage: str, data: ClipDataModule) -> Stage:
-    """The untrained stage; dynamics take the tokenizers given, or the newest finished ones of the same dataset."""
+    """The untrained stage; dynamics take the tokenizers given, or else the newest finished ones of the dataset."""
     dataset = {
         "name": data.name,
         "path": str(data.path),
@@ -74,7 +90,7 @@ def build_stage(config: DictConfig, stage: str, data: ClipDataModule) -> Stage:
         return build(config.stage, frame_size=data.frame_size, dataset=dataset)
     tokenizers: dict[str, Any] = {}
     for kind in (VideoTokenizer, ActionTokenizer):
-        path = config[kind.name] or newest(config.runs_dir, data.name, kind.name)
+        path = config[kind.name] or newest(config.runs_dir, str(data.name), kind.name)
         print(f"{kind.name}: {path}", flush=True)
         tokenizers[kind.name] = load_stage(path, kind)
         tokenizers[kind.name].check_fits(path, frame_size=data.frame_size, dataset=data.name)
@@ -100,7 +116,7 @@ def build_trainer(config: DictConfig) -> lightning.Trainer:
 
 
 def validation_interval(max_steps: int, validations: int) -> int:
-    """Steps from one validation to the next: the fewest that divide `max_steps` into at most `validations` equal parts."""
+    """Steps between validations: the fewest that divide `max_steps` into at most `validations` equal parts."""
     if max_steps < 1 or validations < 1:
         raise ValueError(f"trainer.max_steps={max_steps}, validations={validations}: both must be at least 1")
     return max_steps // max(n for n in range(1, min(validations, max_steps) + 1) if max_steps % n == 0)

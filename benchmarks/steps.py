@@ -62,9 +62,7 @@ def main(options: list[str]) -> None:
     warnings.filterwarnings("ignore", message=".*self.log.*")  # there is no trainer that would log
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    where = (
-        torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
-    )
+    where = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     print(f"{where}, float32, frames of {SIZE[0]}x{SIZE[1]}" + "".join(f", {option}" for option in options))
     print(f"{'':16}{'parameters':>12}{'clips':>7}{'frames':>8}{'s/step':>10}{'fastest':>10}{'clips/s':>10}")
     stages: dict[str, Stage] = {}

@@ -24,7 +24,7 @@ settings.register_profile("tinyworlds", deadline=None, derandomize=True)
 settings.load_profile("tinyworlds")
 
 
-import importlib.util
+import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -116,7 +116,7 @@ def frames() -> torch.Tensor:
 
 @pytest.fixture
 def small_store(tmp_path: Path) -> Path:
-    """A store of 4 episodes of 12 frames, 16x16: a square that moves by its true actions, without naming them."""
+    """A store of 4 episodes of 12 frames, 16x16: a square that moves."""
     path = tmp_path / "square.h5"
     rng = np.random.default_rng(0)
     with StoreWriter(path, height=16, width=16, source="a moving square", fps=5.0) as writer:
@@ -132,18 +132,12 @@ def small_store(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def entry_point(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., Any]:
+def entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Calls the `main` of train.py or play.py, in an empty folder, as its command line would be."""
     monkeypatch.chdir(tmp_path)
 
     def call(script: str, *arguments: str) -> Any:
         monkeypatch.setattr(sys, "argv", [script, *arguments])
-        spec = importlib.util.spec_from_file_location(script, CONF.parent / script)
-        assert spec and spec.loader
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module.main()
+        return runpy.run_path(str(CONF.parent / script), run_name="imported")["main"]()
 
     return call

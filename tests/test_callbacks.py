@@ -95,9 +95,7 @@ def test_lines_show_step_loss_speed_and_time_left(fit: Fit, capsys: pytest.Captu
     assert "\r" not in "".join(lines)
 
 
-def test_lines_come_no_faster_than_asked_and_not_at_all_when_disabled(
-    fit: Fit, capsys: pytest.CaptureFixture[str]
-):
+def test_lines_come_no_faster_than_asked_and_not_at_all_when_disabled(fit: Fit, capsys: pytest.CaptureFixture[str]):
     fit(LogLines(every_seconds=3600))
     assert "\nstep" not in capsys.readouterr().out
     silent = LogLines(every_seconds=0)
@@ -112,9 +110,7 @@ def test_steps_per_second_are_logged_once_per_interval(fit: Fit, tmp_path: Path)
     speed = table["steps_per_second"]
     assert table["step"][np.isfinite(speed)].tolist() == [4, 9, 14]
     assert (speed[np.isfinite(speed)] > 0).all()
-    assert set(table["step"][np.isfinite(table["loss"])]) == {4, 9, 14}, (
-        "on the rows of Lightning's own metrics"
-    )
+    assert set(table["step"][np.isfinite(table["loss"])]) == {4, 9, 14}, "on the rows of Lightning's own metrics"
 
 
 def test_pictures_reach_files_and_tensorboard(fit: Fit, tmp_path: Path):
@@ -130,9 +126,7 @@ def test_pictures_reach_files_and_tensorboard(fit: Fit, tmp_path: Path):
     assert film == (tmp_path / "pictures" / "film-000016.gif").read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("every_n_steps", "drawn"), [(8, [4, 12, 20, 24]), (12, [4, 16, 24]), (100, [4, 24])]
-)
+@pytest.mark.parametrize(("every_n_steps", "drawn"), [(8, [4, 12, 20, 24]), (12, [4, 16, 24]), (100, [4, 24])])
 def test_pictures_are_drawn_when_due_and_at_the_end(fit: Fit, tmp_path: Path, every_n_steps, drawn):
     fit(
         Pictures(every_n_steps=every_n_steps, fps=10),

@@ -78,7 +78,11 @@ def test_a_checkpoint_runs_no_code(tmp_path):
 
 
 def test_the_newest_finished_run_is_found_by_its_name(tmp_path):
-    for started, finished in (("2026-01-02_03-04-05", True), ("2026-01-10_00-00-00", True), ("2026-02-01_00-00-00", False)):
+    for started, finished in (
+        ("2026-01-02_03-04-05", True),
+        ("2026-01-10_00-00-00", True),
+        ("2026-02-01_00-00-00", False),
+    ):
         folder = tmp_path / "pong" / "dynamics" / started
         folder.mkdir(parents=True)
         (folder / "best.ckpt").touch()

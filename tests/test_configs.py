@@ -23,7 +23,13 @@ def composed(*overrides: str, name: str = "train") -> DictConfig:
 
 
 def dataset(config: DictConfig) -> dict[str, object]:
-    return {"name": "test", "path": "", "val_fraction": 0.1, "clip_length": config.data.clip_length, "fps": None}
+    return {
+        "name": "test",
+        "path": "",
+        "val_fraction": 0.1,
+        "clip_length": config.data.clip_length,
+        "fps": None,
+    }
 
 
 def built(stage: str, *overrides: str) -> Stage:
@@ -71,7 +77,12 @@ def test_the_reference_is_the_published_setting():
         assert (config.lr_schedule.warmup, config.lr_schedule.final) == (0.05, 0.01)
         assert config.trainer.gradient_clip_val == 1.0
         options = config.stage.encoder if stage == "action_tokenizer" else config.stage
-        assert (options.embed_dim, options.num_heads, options.hidden_dim, options.num_blocks) == (32, 8, 128, blocks)
+        assert (options.embed_dim, options.num_heads, options.hidden_dim, options.num_blocks) == (
+            32,
+            8,
+            128,
+            blocks,
+        )
         assert options.norm == "post"
     tokens = composed("stage=video_tokenizer", "experiment=reference").stage
     assert (tokens.patch_size, tokens.latent_dim, tokens.num_bins) == (4, 5, 4)
@@ -130,7 +141,12 @@ COMMANDS = re.findall(r"^(?:\.venv/bin/)?python (train|play|-m tinyworlds[.\w]*)
 
 
 def test_the_readme_shows_commands():
-    assert {name for name, _ in COMMANDS} >= {"train", "play", "-m tinyworlds.data.record", "-m tinyworlds.data.video"}
+    assert {name for name, _ in COMMANDS} >= {
+        "train",
+        "play",
+        "-m tinyworlds.data.record",
+        "-m tinyworlds.data.video",
+    }
 
 
 @pytest.mark.parametrize(("command", "options"), COMMANDS)

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -85,7 +86,7 @@ def test_the_surest_tokens_are_revealed_first():
         return (sharpness.unsqueeze(-1) * torch.tensor([1.0, 0.0])).expand(1, 1, 4, 2)
 
     decode(predict, (1, 1, 4), decoding=Decoding(steps=16, schedule="linear", temperature=0.0))
-    shown = [(before & ~after).nonzero().item() for before, after in zip(order, order[1:], strict=False)]
+    shown = [(before & ~after).nonzero().item() for before, after in pairwise(order)]
     assert shown == [2, 0, 3]
 
 

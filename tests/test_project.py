@@ -55,9 +55,7 @@ def test_what_the_requirements_require_is_pinned_too():
         seen.add((name, *requirement.extras))
         for text in requires(name) or []:
             below = Requirement(text)
-            if not below.marker or any(
-                below.marker.evaluate({"extra": e}) for e in ("", *requirement.extras)
-            ):
+            if not below.marker or any(below.marker.evaluate({"extra": e}) for e in ("", *requirement.extras)):
                 todo.append(below)
 
 
@@ -85,18 +83,14 @@ def test_help_is_the_default_and_names_every_target():
     assert shown == make("help").stdout
 
 
-@pytest.mark.parametrize(
-    "target", ["data", "world", "play", "test", "test-slow", "lint", "bench", "tensorboard"]
-)
+@pytest.mark.parametrize("target", ["data", "world", "play", "test", "test-slow", "lint", "bench", "tensorboard"])
 def test_every_target_brings_its_own_environment(bare: Path, target):
     recipe = make("-n", target, folder=bare).stdout
     assert "-m venv --clear .venv" in recipe
     assert recipe.index("torch==") < recipe.index("-e '.[games,dev]'") < recipe.rindex(".venv/bin/python ")
 
 
-@pytest.mark.parametrize(
-    ("game", "data"), [("pong", "atari_pong"), ("vizdoom", "vizdoom"), ("sonic", "sonic")]
-)
+@pytest.mark.parametrize(("game", "data"), [("pong", "atari_pong"), ("vizdoom", "vizdoom"), ("sonic", "sonic")])
 def test_game_chooses_the_data(bare: Path, game, data):
     recipe = make("-n", "world", f"GAME={game}", folder=bare).stdout
     assert f"train.py data={data}\n" in recipe
@@ -143,9 +137,7 @@ def asked(environment: Path, *arguments: str) -> str:
     """What `make env` with these arguments asks of Python."""
     (environment / "calls").write_text("")
     make("env", *arguments, folder=environment)
-    return "\n".join(
-        line for line in (environment / "calls").read_text().splitlines() if line.startswith("-m")
-    )
+    return "\n".join(line for line in (environment / "calls").read_text().splitlines() if line.startswith("-m"))
 
 
 def test_a_current_environment_is_left_alone(environment: Path):

@@ -52,7 +52,10 @@ def test_only_the_window_is_seen_and_tokens_are_kept(dynamics, prompts):
     tokens, actions = world._tokens, world._actions
     assert tokens.shape[1] == world.context_length
     following = dynamics.predict(
-        tokens[:, -3:], torch.cat([actions[:, -2:], torch.tensor([[1]])], dim=1), horizon=1, decoding=world.decoding
+        tokens[:, -3:],
+        torch.cat([actions[:, -2:], torch.tensor([[1]])], dim=1),
+        horizon=1,
+        decoding=world.decoding,
     )
     world.step(1)
     assert torch.equal(world._tokens[:, -1:], following)

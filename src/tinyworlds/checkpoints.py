@@ -42,10 +42,10 @@ def load_stage(path: str | Path, kind: type[AnyStage]) -> AnyStage:
 
 
 def write_result(folder: Path, *, stage: str, checkpoint: Path, metric: float, seconds: float) -> None:
-    """Mark the run in `folder` as finished, with `metric` the validation loss of its best checkpoint."""
+    """Mark the run in `folder` as finished; `metric` is the validation loss of its best `checkpoint` there."""
     result = {
         "stage": stage,
-        "checkpoint": str(checkpoint.relative_to(folder)),
+        "checkpoint": checkpoint.name,
         "val/loss": metric,
         "seconds": round(seconds, 1),
     }

@@ -63,7 +63,7 @@ def build(node: DictConfig, **arguments: Any) -> Any:
 
 
 def _sentence(error: BaseException) -> str:
-    """What went wrong; of a mistake that OmegaConf found, without its notes for programmers, but with the key."""
+    """What went wrong; of a mistake that OmegaConf found, the key and no notes for programmers."""
     if not isinstance(error, OmegaConfBaseException):
         return str(error)
     return f"{error.full_key}: {str(error).splitlines()[0]}" if error.full_key else str(error).splitlines()[0]

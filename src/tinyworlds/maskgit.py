@@ -1,4 +1,4 @@
-"""MaskGIT (Chang et al., arXiv 2202.04200): which tokens to hide in training, and decoding by unmasking in steps."""
+"""MaskGIT (Chang et al., arXiv 2202.04200): which tokens training hides, and decoding by unmasking in steps."""
 
 import math
 from collections.abc import Callable
@@ -45,7 +45,7 @@ def reveal_counts(total: int, *, steps: int, schedule: str) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """How a frame is decoded: number of `steps`, `schedule` of reveals, sampling `temperature` (0: the likeliest)."""
+    """How a frame is decoded: `steps`, `schedule` of reveals, sampling `temperature` (0: the likeliest)."""
 
     steps: int
     schedule: str
@@ -107,7 +107,7 @@ def sample(
 def anchored_mask(
     shape: tuple[int, int, int], *, min_ratio: float, generator: torch.Generator | None, device: torch.device
 ) -> Bool[Tensor, "B T P"]:
-    """Hide a share of all tokens of a clip, drawn per clip from [`min_ratio`, 1), but leave each position seen in one frame."""
+    """Hide a share of a clip's tokens, drawn from [`min_ratio`, 1), but leave each position seen in one frame."""
     batch, frames, patches = shape
     ratio = min_ratio + (1 - min_ratio) * torch.rand(batch, 1, 1, generator=generator, device=device)
     hidden = torch.rand(shape, generator=generator, device=device) < ratio
@@ -118,7 +118,7 @@ def anchored_mask(
 def frame_mask(
     shape: tuple[int, int, int], *, full: float, generator: torch.Generator | None, device: torch.device
 ) -> Bool[Tensor, "B T P"]:
-    """Hide tokens frame by frame as decoding does: the whole frame with probability `full`, else ``cos(π/2 u)`` of it.
+    """Hide tokens frame by frame, as decoding does: all with probability `full`, else a share ``cos(π/2 u)``.
 
     `u` is uniform on [0, 1) (MaskGIT, section 3.3); every frame has a hidden token.
     """

@@ -54,7 +54,7 @@ def psnr(
 
 
 class CodeUsage(Metric):
-    """How many of the codes 0 … `vocabulary` - 1 occur, and the perplexity of their distribution (exp of its entropy)."""
+    """How many of the codes 0 … `vocabulary` - 1 occur, and the perplexity (exp of the entropy) of their use."""
 
     higher_is_better = True
     full_state_update = False

@@ -27,9 +27,7 @@ class Optimization(NamedTuple):
     lr_schedule: ScheduleFactory
 
 
-def adamw(
-    parameters: Iterable[nn.Parameter], /, *, lr: float, betas: list[float], weight_decay: float
-) -> optim.AdamW:
+def adamw(parameters: Iterable[nn.Parameter], /, *, lr: float, betas: list[float], weight_decay: float) -> optim.AdamW:
     """AdamW (Loshchilov & Hutter, arXiv 1711.05101) that decays matrices only: no gain, bias or mask token."""
     if lr <= 0:
         raise ValueError(f"optimizer.lr={lr} must be above 0")
@@ -42,7 +40,7 @@ def adamw(
 
 
 def cosine(optimizer: optim.Optimizer, /, *, total_steps: int, warmup: float, final: float) -> LambdaLR:
-    """Linear warm-up over the share `warmup` of the steps, then half a cosine down to the share `final` of the peak."""
+    """Linear warm-up over the share `warmup` of the steps, then half a cosine down to `final` of the peak."""
     if not 0 <= warmup < 1 or not 0 <= final <= 1:
         raise ValueError(f"lr_schedule.warmup={warmup}, lr_schedule.final={final}: both are shares from 0 to 1")
     warmup_steps = round(warmup * total_steps)

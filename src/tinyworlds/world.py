@@ -1,6 +1,5 @@
 """A learned world to step through, like an environment."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -13,12 +12,13 @@ from torch import Tensor
 
 from tinyworlds.checkpoints import load_stage
 from tinyworlds.data.clips import normalize
+from tinyworlds.maskgit import Decoding
 from tinyworlds.models import Dynamics
 from tinyworlds.models.stage import as_pictures
 
 
 class World:
-    """A game learned from video: ``reset`` shows it some frames, ``step`` takes an action and imagines what follows.
+    """A game learned from video: ``reset`` shows it some frames, ``step`` imagines what follows an action.
 
         world = World.load("dynamics.ckpt")
         frame = world.reset(prompt)        # uint8 (T, H, W, 3)
@@ -53,9 +53,11 @@ class World:
         self.dynamics = dynamics.to(device).eval()
         self.horizon = horizon
         self.seed = seed
-        given = {"steps": steps, "temperature": temperature}
-        self.decoding = replace(
-            dynamics.decoding, **{name: value for name, value in given.items() if value is not None}
+        own = dynamics.decoding
+        self.decoding = Decoding(
+            steps=own.steps if steps is None else steps,
+            schedule=own.schedule,
+            temperature=own.temperature if temperature is None else temperature,
         )
         self._tokens: Tensor | None = None
         self._actions: Tensor | None = None
@@ -158,13 +160,13 @@ class World:
         if self._batched and given.ndim == 1:
             given = given[:, None]
         if given.dtype.kind != "i" or ((given < 0) | (given >= self.n_actions)).any():
-            raise ValueError(f"action={action!r}: this world's actions are whole numbers from 0 to {self.n_actions - 1}")
+            raise ValueError(
+                f"action={action!r}: this world's actions are whole numbers from 0 to {self.n_actions - 1}"
+            )
         try:
             every = np.broadcast_to(given, (batch, self.horizon))
         except ValueError:
-            raise ValueError(
-                f"action={action!r} does not fit {batch} games and a horizon of {self.horizon}"
-            ) from None
+            raise ValueError(f"action={action!r} does not fit {batch} games and a horizon of {self.horizon}") from None
         return torch.as_tensor(every.copy(), dtype=torch.int64, device=self.dynamics.device)
 
     def _observe(self, tokens: Int64[Tensor, "B T P"], count: int) -> UInt8[np.ndarray, "*batch n H W 3"]:

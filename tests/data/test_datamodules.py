@@ -159,12 +159,8 @@ def test_held_out_clips_come_from_held_out_episodes(write_store: WriteStore) -> 
     ("lengths", "split"),
     [((3, 3), "training"), ((1,), "training"), ((3, 20), "training"), ((30,), "validation")],
 )
-def test_too_few_frames_for_one_clip_are_refused(
-    write_store: WriteStore, lengths: tuple[int], split: str
-) -> None:
-    with pytest.raises(
-        ValueError, match=rf"frames\.h5: too few frames for one {split} clip of data.clip_length=4"
-    ):
+def test_too_few_frames_for_one_clip_are_refused(write_store: WriteStore, lengths: tuple[int], split: str) -> None:
+    with pytest.raises(ValueError, match=rf"frames\.h5: too few frames for one {split} clip of data.clip_length=4"):
         clips_of(write_store(*lengths), val_fraction=0.1)
 
 

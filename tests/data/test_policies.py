@@ -20,9 +20,7 @@ def pong_frame(*, ball: tuple[int, int] | None, paddle: int) -> np.ndarray:
 
 @given(fewest=st.integers(1, 6), more=st.integers(0, 6), seed=st.integers(0, 99))
 def test_actions_are_held_no_shorter_than_said(fewest: int, more: int, seed: int) -> None:
-    policy = HeldActions(
-        num_actions=1000, hold=(fewest, fewest + more), generator=np.random.default_rng(seed)
-    )
+    policy = HeldActions(num_actions=1000, hold=(fewest, fewest + more), generator=np.random.default_rng(seed))
     actions = [policy(FRAME) for _ in range(200)]
     changes = [0, *[i for i in range(1, 200) if actions[i] != actions[i - 1]]]
     held = np.diff(changes)

@@ -78,9 +78,7 @@ def test_an_action_is_stored_with_the_frame_that_it_follows(tmp_path: Path) -> N
     gymnasium.register("Echo-v0", entry_point=Echo)
     try:
         actions = "actions={four: 4, one: 1, two: 2}"
-        recording("default", "env=Echo-v0", "frames=100", "frame_skip=1", "size=8", actions).write(
-            tmp_path / "e.h5"
-        )
+        recording("default", "env=Echo-v0", "frames=100", "frame_skip=1", "size=8", actions).write(tmp_path / "e.h5")
     finally:
         del gymnasium.registry["Echo-v0"]
     with FrameStore(tmp_path / "e.h5") as store:
@@ -121,9 +119,7 @@ def test_doom_is_recorded_in_several_episodes(tmp_path: Path) -> None:
         (["actions=null", "+actions={}"], "actions={}"),
     ],
 )
-def test_an_impossible_setting_is_refused_before_anything_is_played(
-    overrides: list[str], sentence: str
-) -> None:
+def test_an_impossible_setting_is_refused_before_anything_is_played(overrides: list[str], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         recording("default", "env=ALE/Pong-v5", *overrides)
 
@@ -162,9 +158,7 @@ def test_settings_are_all_there_is() -> None:
 
 
 def record(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "tinyworlds.data.record", *arguments], capture_output=True, text=True
-    )
+    return subprocess.run([sys.executable, "-m", "tinyworlds.data.record", *arguments], capture_output=True, text=True)
 
 
 def test_the_command_records_any_environment(tmp_path: Path) -> None:

@@ -147,9 +147,7 @@ def test_a_file_that_is_not_hdf5_is_named(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said(
-    tmp_path: Path, datasets: dict[str, object], sentence: str
-) -> None:
+def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, datasets: dict[str, object], sentence: str) -> None:
     path = tmp_path / "odd.h5"
     with h5py.File(path, "w") as file:
         for name, values in datasets.items():

@@ -139,9 +139,7 @@ def test_sound_alone_is_no_video(tmp_path: Path) -> None:
         extraction().write(tmp_path / "sound.wav", tmp_path / "sound.h5")
 
 
-def test_an_interrupted_extraction_leaves_nothing(
-    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_extraction_leaves_nothing(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(iterable: Any, **_: Any) -> Any:
         yield from (frame for frame, _ in zip(iterable, range(20), strict=False))
         raise KeyboardInterrupt

@@ -59,7 +59,7 @@ def test_the_loss_is_the_cross_entropy_of_hidden_tokens_alone(dynamics, tokens, 
 
 
 def test_a_clean_context_guesses_what_decoding_guesses(dynamics, tokens, actions):
-    """Trained all frames at once, frame t has the features that it has when it is decoded after the frames before."""
+    """Frame t has the features that it has when it is decoded alone after the frames before it."""
     hidden = torch.rand(2, 3, 6, generator=torch.Generator().manual_seed(0)) < 0.6
     condition = dynamics.condition(actions)
     timeline = clean_context(4, tokens.device)

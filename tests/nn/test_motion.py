@@ -31,9 +31,7 @@ def test_a_code_makes_the_same_change_elsewhere():
     changes = [decoder(x, code) - x for x in (here, there)]
     assert changes[0].abs().max() > 0.1
     middle, shifted = slice(104, 124), slice(120, 140)
-    torch.testing.assert_close(
-        changes[0][..., middle, middle], changes[1][..., shifted, shifted], atol=1e-3, rtol=1e-3
-    )
+    torch.testing.assert_close(changes[0][..., middle, middle], changes[1][..., shifted, shifted], atol=1e-3, rtol=1e-3)
 
 
 def test_before_training_nothing_is_predicted_to_change():

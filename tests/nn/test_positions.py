@@ -36,4 +36,6 @@ def test_every_place_and_time_has_a_position_of_its_own():
 
 
 def test_space_and_time_use_different_channels():
-    assert not ((spatial_positions((5, 7), 32) != 0).any(0) & (temporal_positions(torch.arange(6), 32)[:, 0] != 0).any(0)).any()
+    assert not (
+        (spatial_positions((5, 7), 32) != 0).any(0) & (temporal_positions(torch.arange(6), 32)[:, 0] != 0).any(0)
+    ).any()

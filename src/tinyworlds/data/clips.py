@@ -62,9 +62,7 @@ class Clips(Dataset[UInt8[Tensor, "T H W 3"]]):
     Memory grows with the number of spans, not with the number of clips.
     """
 
-    def __init__(
-        self, store: FrameStore, spans: Int64[np.ndarray, "spans 2"], *, length: int, stride: int
-    ) -> None:
+    def __init__(self, store: FrameStore, spans: Int64[np.ndarray, "spans 2"], *, length: int, stride: int) -> None:
         self._store = store
         self._starts = spans[:, 0]
         self._length = length

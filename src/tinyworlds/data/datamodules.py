@@ -93,17 +93,13 @@ class ClipDataModule(LightningDataModule):
         """Frames per second of play, where the store says; known after `setup`."""
         return self.store.fps
 
-    def held_out_clips(
-        self, *, count: int, length: int, seed: int
-    ) -> UInt8[np.ndarray, "count length H W 3"]:
+    def held_out_clips(self, *, count: int, length: int, seed: int) -> UInt8[np.ndarray, "count length H W 3"]:
         """Windows of any length from frames that no stage trains on, spread over the held-out episodes.
 
         Raises:
             ValueError: no held-out episode is that long.
         """
-        return self.store.read_clips(
-            spread_starts(self._held_out, count=count, length=length, seed=seed), length
-        )
+        return self.store.read_clips(spread_starts(self._held_out, count=count, length=length, seed=seed), length)
 
     def train_dataloader(self) -> DataLoader[Tensor]:
         order = ShuffledOrder(size=len(self.train_clips), seed=self.seed)

@@ -34,9 +34,7 @@ class Game:
                 self._env = make_env(name, {**self._skip, **options})
                 opened.callback(self._env.close)
                 if not hasattr(self._env.action_space, "n") or not hasattr(self._env.action_space, "start"):
-                    raise ValueError(
-                        f"env={name} has actions {self._env.action_space}; they must be discrete"
-                    )
+                    raise ValueError(f"env={name} has actions {self._env.action_space}; they must be discrete")
                 self._env.reset(seed=seed)
             self.picture()
             self._opened = opened.pop_all()
@@ -47,9 +45,7 @@ class Game:
         space = self._env.action_space
         codes = range(int(space.start), int(space.start + space.n))
         meanings = getattr(self._env.unwrapped, "get_action_meanings", None)
-        names = (
-            [str(code) for code in codes] if meanings is None else [str(name).lower() for name in meanings()]
-        )
+        names = [str(code) for code in codes] if meanings is None else [str(name).lower() for name in meanings()]
         return dict(zip(names, codes, strict=True))
 
     @property

@@ -30,8 +30,7 @@ def fetch_store(repository: str, file: str, path: Path) -> None:
         # The client's failures (network, HTTP status, offline mode, disk) share no base class.
         address = f"https://huggingface.co/datasets/{repository}/resolve/main/{file}"
         raise FileNotFoundError(
-            f"{file} could not be downloaded ({type(error).__name__}): get it from {address} "
-            f"and place it at {original}"
+            f"{file} could not be downloaded ({type(error).__name__}): get it from {address} and place it at {original}"
         ) from error
     rewrite(original, path, source=f"{repository}/{file}")
     original.unlink()

@@ -62,9 +62,7 @@ class PongPlayer:
             # Where on the paddle the ball is met decides its angle: without this all rallies are alike.
             self._aim = int(self._generator.integers(-self.HALF_PADDLE, self.HALF_PADDLE + 1))
         self._column, self._approaching = column, approaching
-        return (
-            self._towards(float(rows.mean()), frame) if approaching and self._follows else self._random(frame)
-        )
+        return self._towards(float(rows.mean()), frame) if approaching and self._follows else self._random(frame)
 
     def _towards(self, row: float, frame: UInt8[np.ndarray, "height width 3"]) -> int:
         paddle = np.nonzero(frame[self.PADDLE] == self.PADDLE_RED)[0]

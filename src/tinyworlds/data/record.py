@@ -90,9 +90,7 @@ class Recording:
                         writer.start_episode()
                     writer.append(frame[None], np.array([action], np.int64))
 
-    def _play(
-        self, game: Game, actions: Mapping[str, int]
-    ) -> Iterator[tuple[UInt8[np.ndarray, "H W 3"], int, bool]]:
+    def _play(self, game: Game, actions: Mapping[str, int]) -> Iterator[tuple[UInt8[np.ndarray, "H W 3"], int, bool]]:
         """Each frame, the index in `actions` of what is done after it, whether it begins an episode."""
         policy = self._policy(actions)
         codes = list(actions.values())

@@ -13,9 +13,7 @@ def check_whole(name: str, value: Any, *, at_least: int) -> None:
         raise ValueError(f"{name}={value}: must be a whole number of at least {at_least}")
 
 
-def check_number(
-    name: str, value: Any, *, at_least: float = float("-inf"), at_most: float = float("inf")
-) -> None:
+def check_number(name: str, value: Any, *, at_least: float = float("-inf"), at_most: float = float("inf")) -> None:
     """
     Raises:
         ValueError: `value` is no number, or outside the closed interval.
@@ -31,9 +29,7 @@ def frame_size(size: Any) -> tuple[int, int]:
         ValueError: anything else.
     """
     sizes = [size, size] if isinstance(size, int) else size
-    if not (
-        isinstance(sizes, Sequence) and len(sizes) == 2 and all(isinstance(n, int) and n > 0 for n in sizes)
-    ):
+    if not (isinstance(sizes, Sequence) and len(sizes) == 2 and all(isinstance(n, int) and n > 0 for n in sizes)):
         raise ValueError(f"size={size}: give one positive number, or [height, width]")
     return sizes[0], sizes[1]
 

@@ -78,9 +78,7 @@ class FrameStore:
             ValueError: the range is not within the file.
         """
         if not 0 <= start <= stop <= self.num_frames:
-            raise ValueError(
-                f"{self.path} has {self.num_frames} frames; frames {start} to {stop} were asked for"
-            )
+            raise ValueError(f"{self.path} has {self.num_frames} frames; frames {start} to {stop} were asked for")
         frames: np.ndarray = self._dataset()[start:stop]
         return frames
 
@@ -186,9 +184,7 @@ class StoreWriter:
             self._file.create_dataset("actions", shape=(0,), maxshape=(None,), chunks=(4096,), dtype=np.int64)
         return self
 
-    def append(
-        self, frames: UInt8[np.ndarray, "n H W 3"], actions: Int64[np.ndarray, " n"] | None = None
-    ) -> None:
+    def append(self, frames: UInt8[np.ndarray, "n H W 3"], actions: Int64[np.ndarray, " n"] | None = None) -> None:
         """Add frames, and where the store has action names the action taken after each of them."""
         assert frames.shape[1:3] == self._size
         assert (actions is not None) == self._has_actions

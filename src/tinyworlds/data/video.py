@@ -68,14 +68,10 @@ class Extraction:
                 options: dict[str, Any] = {"source": video.name, "fps": fps, "settings": settings}
                 with StoreWriter(path, height=height, width=width, **options) as writer:
                     frames = self._frames(container, stream)
-                    for frame in track(
-                        frames, total=self._expected(container, fps), label=f"extracting {video.name}"
-                    ):
+                    for frame in track(frames, total=self._expected(container, fps), label=f"extracting {video.name}"):
                         writer.append(frame[None])
                     if writer.num_frames == 0:
-                        raise ValueError(
-                            f"{video} has no frame between start={self.start} and end={self.end}"
-                        )
+                        raise ValueError(f"{video} has no frame between start={self.start} and end={self.end}")
                 return writer.num_frames
         except av.error.FFmpegError as error:
             raise ValueError(f"{video} cannot be read as a video: {error.strerror}") from None
@@ -150,9 +146,7 @@ def main(config: DictConfig) -> None:
     out = store_beside(video) if config.out is None else Path(config.out)
     if out == video:
         raise ValueError(f"path={video}: is a store already, not a video")
-    extraction: Extraction = build(
-        OmegaConf.masked_copy(config, [str(k) for k in config if k not in ("path", "out")])
-    )
+    extraction: Extraction = build(OmegaConf.masked_copy(config, [str(k) for k in config if k not in ("path", "out")]))
     print(f"{extraction.write(video, out)} frames of {video} in {out}")
 
 

@@ -19,20 +19,21 @@ from tinyworlds.nn.norms import LatentNorm
 from tinyworlds.nn.patches import patch_grid
 
 UNUSED = 1e-3
-"""Share of the transitions that every action is taken to have besides, where the entropy of actions is learned."""
+"""Share of the transitions that every action is given besides, where the entropy of actions is learned."""
 
 
 class ActionTokenizer(Stage):
-    """FSQ-VAE over pairs of frames: (frame t, frame t+1) → one of `n_actions` codes; frames up to t and code → frame t+1.
+    """FSQ-VAE over pairs of frames: frames t, t+1 → one of `n_actions` codes; frames … t and code → frame t+1.
 
     What the frames so far don't tell of the next one must pass through the code, so the code comes to
-    mean the player's action (Genie, arXiv 2402.15391, section 2.1). Three terms keep it from settling on
-    one code, each off at 0 or False: `latent_norm` normalizes the latents over the batch before rounding, so
-    that each bit splits it in halves; `usage_weight` times what the entropy of the codes in a batch lacks
-    (nats), in proportion to the prediction loss; `variance_weight` times what the latents' variance over the batch lacks to `variance_target`.
+    mean the player's action (Genie, arXiv 2402.15391, section 2.1). Three means keep it from settling on
+    one code, each off at 0 or False: `latent_norm` normalizes the latents over the batch before rounding
+    (see `LatentNorm`); `usage_weight` times what the entropy of the codes in a batch lacks (nats), in
+    proportion to the prediction loss; `variance_weight` times what the latents' variance over the batch
+    lacks to `variance_target`.
 
-    `shrink` is the factor by which frames are averaged down first: motion is seen as well in small frames, and
-    much faster. Predicted frames are as small.
+    `shrink` is the factor by which frames are averaged down first: motion is seen as well in small frames,
+    and much faster. Predicted frames are as small.
 
     Raises `ValueError` where `n_actions` is no power of `num_bins`, or `shrink` does not divide the frame.
     """
@@ -99,10 +100,8 @@ class ActionTokenizer(Stage):
             return torch.empty(len(frames), 0, dtype=torch.int64, device=frames.device)
         return self.quantizer.indices(self.encode(frames))
 
-    def decode(
-        self, small: Float[Tensor, "B T C h w"], codes: Float[Tensor, "B T A"]
-    ) -> Float[Tensor, "B T C h w"]:
-        """For each shrunk frame, the one that follows it under the action `codes`, given the frames up to it."""
+    def decode(self, small: Float[Tensor, "B T C h w"], codes: Float[Tensor, "B T A"]) -> Float[Tensor, "B T C h w"]:
+        """For each shrunk frame, the one that follows under the action `codes`, given the frames up to it."""
         following: Tensor = self.decoder(small, codes)
         return following
 
@@ -155,7 +154,7 @@ class ActionTokenizer(Stage):
         labels = ("now", "next", *(f"action {action}" for action in range(self.n_actions)))
         return {"actions": grid(as_pictures(torch.stack(columns, dim=1)), scale=2 * self.shrink, column_labels=labels)}
 
-    def _all_actions(self) -> Int64[Tensor, "V"]:
+    def _all_actions(self) -> Int64[Tensor, " V"]:
         return torch.arange(self.n_actions, device=self.device)
 
 

@@ -31,8 +31,11 @@ class Dynamics(Stage):
 
     ``masking=anchored`` (published) hides at least `mask_ratio` of a clip's tokens, but leaves each position
     seen in one frame. ``clean_context`` trains what decoding does: every frame of the clip is guessed, fully
-    hidden with probability `mask_ratio`, from the clean frames before it. All frames at once: the
-    transformer is given the clean frames and the hidden ones, and hidden frame t sees clean frames before t and itself.
+    hidden with probability `mask_ratio`, from the clean frames before it. All at once: the transformer is
+    given the clean frames and the hidden ones, and hidden frame t sees the clean ones before t and itself
+    (the vectorized training of block diffusion, arXiv 2503.09573).
+
+    Raises `ValueError` for an unknown `masking`, an impossible `mask_ratio`, or tokenizers of unlike frames.
     """
 
     name = "dynamics"
@@ -52,12 +55,13 @@ class Dynamics(Stage):
         mask_ratio: float,
         decoding: Mapping[str, Any],
     ) -> None:
-        super().__init__(
-            frame_size=video_tokenizer.frame_size, dataset=dataset, codes=video_tokenizer.vocabulary
-        )
+        super().__init__(frame_size=video_tokenizer.frame_size, dataset=dataset, codes=video_tokenizer.vocabulary)
         self.save_hyperparameters(ignore=["video_tokenizer", "action_tokenizer"])
         self.save_hyperparameters(
-            {"video_tokenizer": dict(video_tokenizer.hparams), "action_tokenizer": dict(action_tokenizer.hparams)}
+            {
+                "video_tokenizer": dict(video_tokenizer.hparams),
+                "action_tokenizer": dict(action_tokenizer.hparams),
+            }
         )
         if masking not in MASKINGS:
             raise ValueError(f"stage.masking={masking!r} is none of {', '.join(MASKINGS)}")
@@ -189,9 +193,7 @@ class Dynamics(Stage):
         return F.cross_entropy(logits, truth), (logits.argmax(-1) == truth).float().mean()
 
     @torch.no_grad()
-    def tokenize(
-        self, frames: Float[Tensor, "B T C H W"]
-    ) -> tuple[Int64[Tensor, "B T P"], Int64[Tensor, "B T-1"]]:
+    def tokenize(self, frames: Float[Tensor, "B T C H W"]) -> tuple[Int64[Tensor, "B T P"], Int64[Tensor, "B T-1"]]:
         """The video tokens of the frames and the actions between them, by the frozen tokenizers."""
         return self.video_tokenizer.tokenize(frames), self.action_tokenizer.tokenize(frames)
 

@@ -1,4 +1,4 @@
-"""What the three stages share: their optimizer, their place in a checkpoint, and the data they were trained on."""
+"""What the three stages share: their optimizer, their place in a checkpoint, the data they were trained on."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,9 +61,7 @@ class Stage(L.LightningModule):
         schedule = self.optimization.lr_schedule(optimizer, total_steps=steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def log_image_quality(
-        self, predicted: Float[Tensor, "B T C H W"], frames: Float[Tensor, "B T C H W"]
-    ) -> None:
+    def log_image_quality(self, predicted: Float[Tensor, "B T C H W"], frames: Float[Tensor, "B T C H W"]) -> None:
         """Log PSNR (dB) and SSIM of validation frames in [-1, 1], over the whole validation epoch."""
         both = rearrange([predicted.clamp(-1, 1), frames], "two b t c h w -> two (b t) c h w")
         self.validation_psnr(*both)

@@ -73,9 +73,7 @@ class VideoTokenizer(Stage):
         self.register_buffer("positions", spatial_positions(self.grid, embed_dim), persistent=False)
         self.positions: Tensor
         self.decoder = transformer()
-        self.pixel_head = PixelHead(
-            frame_size=frame_size, patch_size=patch_size, embed_dim=embed_dim, patches=patches
-        )
+        self.pixel_head = PixelHead(frame_size=frame_size, patch_size=patch_size, embed_dim=embed_dim, patches=patches)
 
     @property
     def vocabulary(self) -> int:
@@ -109,9 +107,7 @@ class VideoTokenizer(Stage):
         """Tokens to frames, in about [-1, 1]."""
         return self.decode(self.quantizer.codes(tokens))
 
-    def loss(
-        self, reconstruction: Float[Tensor, "B T C H W"], frames: Float[Tensor, "B T C H W"]
-    ) -> Float[Tensor, ""]:
+    def loss(self, reconstruction: Float[Tensor, "B T C H W"], frames: Float[Tensor, "B T C H W"]) -> Float[Tensor, ""]:
         """`pixel_loss` of a reconstruction."""
         return pixel_loss(reconstruction, frames, moving_since_last(frames), moving_weight=self.moving_weight)
 

@@ -1,1 +1,1 @@
-"""Building blocks, each in one file: attention, feed-forward, norms, positions, patches, FSQ, transformer, motion."""
+"""Building blocks, a file each."""

@@ -1,4 +1,4 @@
-"""The two halves of an action tokenizer: encoders of what happened between frames, decoders that make it happen."""
+"""The halves of an action tokenizer: encoders of what happened between frames, decoders that make it happen."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ from tinyworlds.nn.transformer import SpaceTimeTransformer
 
 
 class MeanConcatEncoder(nn.Module):
-    """The published encoder: a space-time transformer, each frame's tokens averaged, neighbouring frames concatenated."""
+    """The published encoder: space-time transformer, each frame's tokens averaged, neighbours concatenated."""
 
     def __init__(
         self,
@@ -88,13 +88,9 @@ class MaskedDecoder(nn.Module):
             condition_dim=latent_dim,
         )
         self.norm = nn.LayerNorm(embed_dim)
-        self.pixel_head = PixelHead(
-            frame_size=frame_size, patch_size=patch_size, embed_dim=embed_dim, patches=patches
-        )
+        self.pixel_head = PixelHead(frame_size=frame_size, patch_size=patch_size, embed_dim=embed_dim, patches=patches)
 
-    def forward(
-        self, frames: Float[Tensor, "B T C H W"], codes: Float[Tensor, "B T A"]
-    ) -> Float[Tensor, "B T C H W"]:
+    def forward(self, frames: Float[Tensor, "B T C H W"], codes: Float[Tensor, "B T A"]) -> Float[Tensor, "B T C H W"]:
         """For each of `frames`, the frame that follows it under the action `codes`."""
         tokens = self.patch_embedding(frames)
         if self.training:

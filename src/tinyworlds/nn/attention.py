@@ -20,10 +20,8 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim)
         self.out = nn.Linear(embed_dim, embed_dim)
 
-    def attend(
-        self, x: Float[Tensor, "N K E"], visible: Bool[Tensor, "K K"] | None = None
-    ) -> Float[Tensor, "N K E"]:
-        """Let the K tokens of each of the N rows attend to each other; token i to j only where ``visible[i, j]``."""
+    def attend(self, x: Float[Tensor, "N K E"], visible: Bool[Tensor, "K K"] | None = None) -> Float[Tensor, "N K E"]:
+        """Let the K tokens of each row attend to each other; token i to j only where ``visible[i, j]``."""
         q, k, v = rearrange(self.qkv(x), "n k (three h d) -> three n h k d", three=3, h=self.num_heads)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
         mixed: Tensor = self.out(rearrange(attended, "n h k d -> n k (h d)"))

@@ -19,7 +19,7 @@ class FSQ(nn.Module):
         if latent_dim < 1 or num_bins < 2:
             raise ValueError(f"latent_dim={latent_dim}, num_bins={num_bins}: FSQ needs at least 1 dimension and 2 bins")
         if num_bins**latent_dim > 2**31:
-            raise ValueError(f"num_bins={num_bins}, latent_dim={latent_dim}: the vocabulary num_bins**latent_dim is over 2**31")
+            raise ValueError(f"latent_dim={latent_dim}, num_bins={num_bins}: a vocabulary of over 2**31 codes")
         self.latent_dim = latent_dim
         self.num_bins = num_bins
         self.vocabulary = num_bins**latent_dim

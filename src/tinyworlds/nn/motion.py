@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from tinyworlds.nn.patches import CHANNELS
 
-
 STILL = 1e-3
 """Squared change, summed over a pair of frames in [-1, 1], below which there is no motion to speak of."""
 
@@ -25,16 +24,15 @@ def check_halves(frame_size: tuple[int, int]) -> None:
 
 
 class MotionEncoder(nn.Module):
-    """Pairs of neighbouring frames to one continuous action latent each, from how things moved, wherever they are.
+    """Pairs of neighbouring frames to one continuous latent each, from how things moved, wherever they are.
 
     Two kinds of features are computed at every place that changed: of what may have left it and of what may
-    have come. Their correlation over the whole frame says how much moved by each displacement of up to `reach`
-    pixels (the correlation layer of FlowNet, arXiv 1504.06852, summed over places), and nothing of where.
+    have come. Their correlation over the whole frame says how much moved by each displacement of up to
+    `reach` pixels, and nothing of where (the correlation layer of FlowNet, arXiv 1504.06852, summed over
+    places).
     """
 
-    def __init__(
-        self, *, frame_size: tuple[int, int], latent_dim: int, width: int, channels: int, reach: int
-    ) -> None:
+    def __init__(self, *, frame_size: tuple[int, int], latent_dim: int, width: int, channels: int, reach: int) -> None:
         super().__init__()
         if not 1 <= reach < min(frame_size):
             raise ValueError(f"stage.encoder.reach={reach} must be from 1 to {min(frame_size) - 1} pixels")
@@ -112,16 +110,12 @@ class MotionDecoder(nn.Module):
         self.at_half = ModulatedConv(width=width, latent_dim=latent_dim)
         self.up_quarter = nn.Sequential(nn.Conv2d(2 * width, 8 * width, kernel_size=1), nn.PixelShuffle(2))
         self.up_half = nn.Sequential(nn.Conv2d(2 * width, 4 * width, kernel_size=1), nn.PixelShuffle(2))
-        self.up = nn.Sequential(
-            nn.SiLU(), nn.Conv2d(width, 4 * CHANNELS, kernel_size=3, padding=1), nn.PixelShuffle(2)
-        )
+        self.up = nn.Sequential(nn.SiLU(), nn.Conv2d(width, 4 * CHANNELS, kernel_size=3, padding=1), nn.PixelShuffle(2))
         # The first prediction is that nothing changes.
-        nn.init.zeros_(self.up[1].weight)
-        nn.init.zeros_(self.up[1].bias)
+        for parameter in self.up.parameters():
+            nn.init.zeros_(parameter)
 
-    def forward(
-        self, frames: Float[Tensor, "B T C H W"], codes: Float[Tensor, "B T A"]
-    ) -> Float[Tensor, "B T C H W"]:
+    def forward(self, frames: Float[Tensor, "B T C H W"], codes: Float[Tensor, "B T A"]) -> Float[Tensor, "B T C H W"]:
         """For each of `frames`, the frame that follows it under the action `codes`."""
         before = torch.cat([frames[:, :1], frames[:, :-1]], dim=1)
         pairs = rearrange(torch.cat([frames, frames - before], dim=2), "b t c h w -> (b t) c h w")

@@ -33,7 +33,7 @@ class RMSNorm(nn.Module):
 
 
 class FiLM(nn.Module):
-    """``(x - μ)/σ · (1 + γ) + β`` with γ, β from the action latent of the frame (Perez et al., arXiv 1709.07871)."""
+    """``(x - μ)/σ · (1 + γ) + β``, γ and β from the action latent of the frame (Perez et al., arXiv 1709.07871)."""
 
     def __init__(self, *, embed_dim: int, condition_dim: int) -> None:
         super().__init__()

@@ -1,6 +1,7 @@
 """From pixels to patch tokens and back."""
 
 import math
+from itertools import pairwise
 
 from einops import rearrange
 from jaxtyping import Float
@@ -21,7 +22,7 @@ def patch_grid(frame_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
 
 
 def _stages(patches: str, patch_size: int) -> int:
-    """How often a convolutional stem halves the frame to arrive at one token a patch; `ValueError` where it can't."""
+    """How often a convolutional stem halves the frame to come to one token a patch; `ValueError` if it can't."""
     if patches not in PATCHES:
         raise ValueError(f"patches={patches!r} is none of {', '.join(PATCHES)}")
     stages = round(math.log2(patch_size))
@@ -44,9 +45,13 @@ class PatchEmbedding(nn.Module):
         if patches == "linear":
             self.embed = nn.Conv2d(CHANNELS, embed_dim, kernel_size=patch_size, stride=patch_size)
         else:
-            widths = [CHANNELS, *(max(embed_dim >> (stages - 1 - i), 16) for i in range(stages - 1)), embed_dim]
+            widths = [
+                CHANNELS,
+                *(max(embed_dim >> (stages - 1 - i), 16) for i in range(stages - 1)),
+                embed_dim,
+            ]
             layers: list[nn.Module] = []
-            for before, after in zip(widths, widths[1:], strict=False):
+            for before, after in pairwise(widths):
                 layers += [nn.Conv2d(before, after, kernel_size=3, stride=2, padding=1), nn.SiLU()]
             self.embed = nn.Sequential(*layers, nn.Conv2d(embed_dim, embed_dim, kernel_size=1))
         # A stem of convolutions begins with outputs far smaller than the positions that are added to them.
@@ -62,7 +67,7 @@ class PatchEmbedding(nn.Module):
 
 
 class PixelHead(nn.Module):
-    """Tokens back to pixels, unbounded: ``linear`` one linear map a patch, ``conv`` 3x3 convolutions that each double the size."""
+    """Tokens to pixels, unbounded: ``linear`` one linear map a patch, ``conv`` convolutions that double the size."""
 
     def __init__(self, *, frame_size: tuple[int, int], patch_size: int, embed_dim: int, patches: str) -> None:
         super().__init__()
@@ -70,12 +75,19 @@ class PixelHead(nn.Module):
         stages = _stages(patches, patch_size)
         layers: list[nn.Module] = []
         if patches == "linear":
-            layers = [nn.Conv2d(embed_dim, CHANNELS * patch_size**2, kernel_size=1), nn.PixelShuffle(patch_size)]
+            layers = [
+                nn.Conv2d(embed_dim, CHANNELS * patch_size**2, kernel_size=1),
+                nn.PixelShuffle(patch_size),
+            ]
         else:
             width = embed_dim
             for _ in range(stages - 1):
                 narrower = max(width // 2, 16)
-                layers += [nn.Conv2d(width, 4 * narrower, kernel_size=3, padding=1), nn.PixelShuffle(2), nn.SiLU()]
+                layers += [
+                    nn.Conv2d(width, 4 * narrower, kernel_size=3, padding=1),
+                    nn.PixelShuffle(2),
+                    nn.SiLU(),
+                ]
                 width = narrower
             layers += [nn.Conv2d(width, 4 * CHANNELS, kernel_size=3, padding=1), nn.PixelShuffle(2)]
         self.pixels = nn.Sequential(*layers)

@@ -24,7 +24,8 @@ class Timeline(NamedTuple):
     def causal(cls, length: int, device: torch.device | None = None) -> Self:
         """Frames one after the other, each of which sees itself and those before it."""
         return cls(
-            torch.arange(length, device=device), torch.ones(length, length, dtype=torch.bool, device=device).tril()
+            torch.arange(length, device=device),
+            torch.ones(length, length, dtype=torch.bool, device=device).tril(),
         )
 
 
@@ -47,7 +48,7 @@ class Residual(nn.Module):
 
 
 class Block(nn.Module):
-    """Spatial attention, temporal attention (unless ``temporal=False``), feed-forward, each with its residual."""
+    """Spatial attention, temporal attention unless ``temporal=False``, feed-forward, each with its residual."""
 
     def __init__(
         self,
@@ -65,9 +66,7 @@ class Block(nn.Module):
             return Residual(part, norm=norm, embed_dim=embed_dim, condition_dim=condition_dim)
 
         self.spatial = residual(SpatialAttention(embed_dim=embed_dim, num_heads=num_heads))
-        self.temporal = (
-            residual(TemporalAttention(embed_dim=embed_dim, num_heads=num_heads)) if temporal else None
-        )
+        self.temporal = residual(TemporalAttention(embed_dim=embed_dim, num_heads=num_heads)) if temporal else None
         self.feed_forward = residual(SwiGLU(embed_dim=embed_dim, hidden_dim=hidden_dim))
 
     def forward(
@@ -81,7 +80,7 @@ class Block(nn.Module):
 
 
 class SpaceTimeTransformer(nn.Module):
-    """`num_blocks` times spatial attention, temporal attention, feed-forward (Genie, arXiv 2402.15391, section 2).
+    """`num_blocks` times spatial and temporal attention and feed-forward (Genie, arXiv 2402.15391, section 2).
 
     With `condition_dim`, every norm is modulated by the action latent of its frame. ``temporal=False``
     leaves time out: each frame is then treated by itself. ``norm=pre`` adds a last norm at the end.

@@ -1,6 +1,7 @@
 """Rollouts without a window: what a world imagines, beside what happened, and what each action does."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,7 +48,12 @@ def held_out(world: World, *, store: str | None) -> ClipDataModule:
 
 
 def choose_actions(
-    world: World, clip: UInt8[np.ndarray, "T H W 3"], *, prompt: int, wanted: str | Sequence[int], seed: int
+    world: World,
+    clip: UInt8[np.ndarray, "T H W 3"],
+    *,
+    prompt: int,
+    wanted: str | int | Sequence[Any],
+    seed: int,
 ) -> Int64[np.ndarray, " steps"]:
     """The action of each step after the first `prompt` frames of a clip.
 
@@ -62,7 +68,11 @@ def choose_actions(
     if wanted == "random":
         return np.random.default_rng(seed).integers(world.n_actions, size=steps)
     numbers = [wanted] if isinstance(wanted, int) else wanted
-    if isinstance(numbers, str) or not all(isinstance(n, int) and 0 <= n < world.n_actions for n in numbers) or not numbers:
+    if (
+        isinstance(numbers, str)
+        or not all(isinstance(n, int) and 0 <= n < world.n_actions for n in numbers)
+        or not numbers
+    ):
         raise ValueError(
             f"actions={wanted}: give inferred, random, or numbers from 0 to {world.n_actions - 1}, as 0,1,1"
         )
@@ -72,7 +82,7 @@ def choose_actions(
 def imagine(
     world: World, clip: UInt8[np.ndarray, "T H W 3"], actions: Int64[np.ndarray, " steps"], *, prompt: int
 ) -> UInt8[np.ndarray, "T H W 3"]:
-    """The first `prompt` frames of a clip as decoded from their tokens, then what the world imagines after them."""
+    """The first `prompt` frames of a clip, decoded from their tokens, then what the world imagines after them."""
     frames = [world.reset(clip[: start + 1])[None] for start in range(prompt)]
     taken = np.pad(actions, (0, -len(actions) % world.horizon), mode="edge")
     steps = rearrange(taken, "(n h) -> n h", h=world.horizon)
@@ -82,10 +92,15 @@ def imagine(
     return np.concatenate(frames)[: prompt + len(actions)]
 
 
-def side_by_side(true: UInt8[np.ndarray, "T H W 3"], imagined: UInt8[np.ndarray, "T H W 3"]) -> UInt8[np.ndarray, "T y x 3"]:
+def side_by_side(
+    true: UInt8[np.ndarray, "T H W 3"], imagined: UInt8[np.ndarray, "T H W 3"]
+) -> UInt8[np.ndarray, "T y x 3"]:
     """A film of the true frames at the left and the imagined ones at the right."""
     return np.stack(
-        [grid(np.stack(pair)[None], scale=SCALE, column_labels=("true", "imagined")) for pair in zip(true, imagined, strict=True)]
+        [
+            grid(np.stack(pair)[None], scale=SCALE, column_labels=("true", "imagined"))
+            for pair in zip(true, imagined, strict=True)
+        ]
     )
 
 
@@ -95,14 +110,12 @@ def strip(
     """The true frames above the imagined ones; at most `SHOWN` of them, from the last of the prompt on."""
     shown = np.linspace(prompt - 1, len(true) - 1, min(SHOWN, len(true) - prompt + 1)).round().astype(int)
     labels = ["prompt" if frame < prompt else f"+{frame - prompt + 1}" for frame in shown]
-    return grid(
-        np.stack([true[shown], imagined[shown]]), scale=2, labels=("true", "imagined"), column_labels=labels
-    )
+    return grid(np.stack([true[shown], imagined[shown]]), scale=2, labels=("true", "imagined"), column_labels=labels)
 
 
 def each_action(
     world: World, prompt: UInt8[np.ndarray, "T H W 3"], *, steps: int
-) -> UInt8[np.ndarray, "actions steps+1 H W 3"]:
+) -> UInt8[np.ndarray, "actions {steps+1} H W 3"]:
     """From one prompt, what each action does when it is held: the last prompt frame and then the imagined ones."""
     actions = np.arange(world.n_actions)
     frames = [world.reset(np.repeat(prompt[None], world.n_actions, axis=0))[:, None]]

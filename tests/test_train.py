@@ -1,0 +1,121 @@
+import json
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tinyworlds import World
+from tinyworlds.checkpoints import load_stage
+from tinyworlds.command import CONF
+from tinyworlds.models import STAGES, ActionTokenizer, VideoTokenizer
+
+SMALL = (
+    "trainer.max_steps=4",
+    "validations=2",
+    "data.batch_size=4",
+    "trainer.log_every_n_steps=1",
+    "trainer.accelerator=cpu",
+)
+"""Enough of everything to happen once."""
+
+
+@pytest.fixture
+def trained(entry_point: Callable[..., Any], small_store: Path) -> Callable[..., dict[str, Path]]:
+    """Trains on the small store; gives the newest run's folder of each stage."""
+
+    def train(*overrides: str, flags: tuple[str, ...] = ()) -> dict[str, Path]:
+        entry_point("train.py", *flags, "data=video", f"data.path={small_store}", *SMALL, *overrides)
+        folders = {stage: sorted(Path("runs/video").glob(f"{stage}/*")) for stage in STAGES}
+        return {stage: found[-1].absolute() for stage, found in folders.items() if found}
+
+    return train
+
+
+def test_the_three_stages_leave_a_world_and_what_was_seen_of_them(trained, entry_point, capsys):
+    runs = trained()
+    assert set(runs) == set(STAGES)
+    for stage, folder in runs.items():
+        result = json.loads((folder / "result.json").read_text())
+        assert result["stage"] == stage
+        assert (folder / result["checkpoint"]).is_file()
+        assert (folder / "last.ckpt").is_file()
+        assert OmegaConf.load(folder / "config.yaml").stage._target_.startswith("tinyworlds.models.")
+        seen = EventAccumulator(str(folder)).Reload().Tags()
+        assert {"train/loss", "val/loss", "val/psnr", "val/ssim", "val/codes_perplexity"} <= set(seen["scalars"])
+        assert {path.stem.rpartition("-")[0] for path in (folder / "pictures").iterdir()} == set(seen["images"])
+    assert f"video_tokenizer: {runs['video_tokenizer'].relative_to(Path.cwd())}/best.ckpt" in capsys.readouterr().out
+
+    world = World.load(runs["dynamics"] / "best.ckpt")
+    for kind, part in (
+        (VideoTokenizer, world.dynamics.video_tokenizer),
+        (ActionTokenizer, world.dynamics.action_tokenizer),
+    ):
+        alone = load_stage(runs[kind.name] / "best.ckpt", kind).state_dict()
+        assert all(torch.equal(value, alone[name]) for name, value in part.state_dict().items())
+
+    entry_point("play.py", "dataset=video", "frames=5", "clips=3", "prompt=2", "actions=[0,1,2]")
+    wrote = {path.name for path in (runs["dynamics"] / "play").iterdir()}
+    assert wrote == {
+        "rollout.mp4",
+        "rollout.gif",
+        "rollout.png",
+        "actions.gif",
+        "actions.png",
+        "next_frame.json",
+    }
+
+
+@pytest.mark.parametrize("stage", ["video_tokenizer", "action_tokenizer"])
+def test_two_runs_of_one_config_give_the_same_numbers(trained, stage):
+    losses, weights = [], []
+    for seed in (0, 0, 1):
+        runs = trained(f"stage={stage}", f"seed={seed}")
+        losses.append(json.loads((runs[stage] / "result.json").read_text())["val/loss"])
+        checkpoint = torch.load(runs[stage] / "last.ckpt", weights_only=True)
+        weights.append(torch.cat([value.flatten().double() for value in checkpoint["state_dict"].values()]))
+    assert losses[0] == losses[1] != losses[2]
+    assert torch.equal(weights[0], weights[1])
+
+
+def test_dynamics_of_another_dataset_are_refused(trained, capfd):
+    trained("stage=video_tokenizer", "data.name=first")
+    folder = next(Path("runs/first/video_tokenizer").iterdir())
+    with pytest.raises(SystemExit):
+        trained("stage=dynamics", f"video_tokenizer='{folder}/best.ckpt'")
+    said = capfd.readouterr().err
+    assert "data=first" in said
+    assert "data=video" in said
+
+
+def test_given_tokenizers_are_used_and_not_trained_again(trained, capsys):
+    runs = trained("stage=video_tokenizer")
+    given = runs["video_tokenizer"] / "best.ckpt"
+    later = trained(f"video_tokenizer='{given}'")
+    assert later["video_tokenizer"] == runs["video_tokenizer"]
+    used = torch.load(later["dynamics"] / "best.ckpt", weights_only=True)["state_dict"]
+    for name, value in torch.load(given, weights_only=True)["state_dict"].items():
+        assert torch.equal(used[f"video_tokenizer.{name}"], value)
+
+
+def test_a_sweep_trains_each_member_in_a_folder_of_its_own(trained):
+    trained("stage=video_tokenizer", "stage.embed_dim=32,64", flags=("-m",))
+    members = sorted(Path("runs/video/video_tokenizer").glob("*/*/config.yaml"))
+    assert [OmegaConf.load(member).stage.embed_dim for member in members] == [32, 64]
+    assert all((member.parent / "result.json").is_file() for member in members)
+
+
+TRAIN = runpy.run_path(str(CONF.parent / "train.py"), run_name="train")
+
+
+@given(max_steps=st.integers(1, 5000), validations=st.integers(1, 50))
+def test_validations_divide_a_run_and_the_last_is_at_its_end(max_steps, validations):
+    interval = TRAIN["validation_interval"](max_steps, validations)
+    assert max_steps % interval == 0
+    assert 1 <= max_steps // interval <= validations
