@@ -50,6 +50,8 @@ def test_the_three_stages_leave_a_world_and_what_was_seen_of_them(trained, entry
         seen = EventAccumulator(str(folder)).Reload().Tags()
         assert {"train/loss", "val/loss", "val/psnr", "val/ssim", "val/codes_perplexity"} <= set(seen["scalars"])
         assert {path.stem.rpartition("-")[0] for path in (folder / "pictures").iterdir()} == set(seen["images"])
+    assert EventAccumulator(str(runs["action_tokenizer"])).Reload().Tags()["histograms"] == ["val/actions"]
+    assert set(EventAccumulator(str(runs["dynamics"])).Reload().Tags()["images"]) == {"prediction", "masked", "rollout"}
     assert f"video_tokenizer: {runs['video_tokenizer'].relative_to(Path.cwd())}/best.ckpt" in capsys.readouterr().out
 
     world = World.load(runs["dynamics"] / "best.ckpt")

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from einops import rearrange, reduce
 from jaxtyping import Float, Int64
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
 from tinyworlds.media import grid
@@ -138,9 +139,11 @@ class ActionTokenizer(Stage):
         return pixel_loss(predicted, following, moving(following, now), moving_weight=self.moving_weight), predicted
 
     def on_validation_epoch_end(self) -> None:
-        share = self.code_usage.counts / self.code_usage.counts.sum()
-        for action, value in enumerate(share):
-            self.log(f"val_actions/{action}", value)
+        counts = self.code_usage.counts
+        taken = torch.repeat_interleave(self._all_actions(), counts)
+        for logger in self.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_histogram("val/actions", taken, self.global_step, bins=self.n_actions)
         super().on_validation_epoch_end()
 
     def pictures(self, frames: Float[Tensor, "B T C H W"]) -> dict[str, np.ndarray]:

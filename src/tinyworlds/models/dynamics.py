@@ -220,7 +220,7 @@ class Dynamics(Stage):
         return self.video_tokenizer.detokenize(tokens[:, -self.context_length :])[:, -count:]
 
     def pictures(self, frames: Float[Tensor, "B T C H W"]) -> dict[str, np.ndarray]:
-        """The next frame as predicted, for some clips; and a film that plays each action from one prompt."""
+        """Next frames as predicted, a frame guessed from part of its tokens, and each action from one prompt."""
         shown = frames[:6]
         tokens, actions = self.tokenize(shown)
         generator = torch.Generator(self.device).manual_seed(0)
@@ -229,8 +229,24 @@ class Dynamics(Stage):
         rows = torch.stack([shown[:, -2], shown[:, -1], predicted])
         return {
             "prediction": grid(as_pictures(rows), scale=2, labels=("now", "next", "predicted")),
+            "masked": self._masked(tokens, actions, generator),
             "rollout": self._film(tokens[:1], actions[:1], generator),
         }
+
+    def _masked(
+        self, tokens: Int64[Tensor, "B T P"], actions: Int64[Tensor, "B N"], generator: torch.Generator
+    ) -> np.ndarray:
+        """uint8 (y, x, 3): the last frames, the part of them that is seen, and the whole as guessed from that part."""
+        batch, _, patches = tokens.shape
+        hidden = torch.zeros_like(tokens, dtype=torch.bool)
+        hidden[:, -1:] = frame_mask((batch, 1, patches), full=0, generator=generator, device=tokens.device)
+        likeliest = self.to_logits(self(tokens, hidden, self.condition(actions))).argmax(-1)
+        true, guessed = (self.render(t, count=1)[:, 0] for t in (tokens, torch.where(hidden, likeliest, tokens)))
+        height, width = self.video_tokenizer.grid
+        size = self.frame_size[0] // height
+        grey = repeat(hidden[:, -1], "b (h w) -> b 1 (h i) (w j)", h=height, w=width, i=size, j=size)
+        rows = torch.stack([true, torch.where(grey, 0.0, true), guessed])
+        return grid(as_pictures(rows), scale=2, labels=("tokens", "seen", "guessed"))
 
     def _film(
         self, tokens: Int64[Tensor, "1 T P"], actions: Int64[Tensor, "1 T-1"], generator: torch.Generator
