@@ -5,11 +5,12 @@ import re
 import sys
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig, ListConfig
 
 from tinyworlds.checkpoints import newest
 from tinyworlds.command import command
-from tinyworlds.data.settings import check_whole
+from tinyworlds.data.settings import check_number, check_whole
 from tinyworlds.media import replacing, save_gif, save_mp4, save_png
 from tinyworlds.play import rollout
 from tinyworlds.world import World
@@ -23,6 +24,12 @@ def main(config: DictConfig) -> None:
     check_whole("frames", config.frames, at_least=1)
     check_whole("clips", config.clips, at_least=1)
     check_whole("seed", config.seed, at_least=0)
+    check_whole("horizon", config.horizon, at_least=1)
+    if config.steps is not None:
+        check_whole("steps", config.steps, at_least=1)
+    if config.temperature is not None:
+        check_number("temperature", config.temperature, at_least=0)
+    check_device(config.device)
     ckpt = Path(config.ckpt or newest(config.runs_dir, config.dataset, "dynamics"))
     world = World.load(
         ckpt,
@@ -62,6 +69,14 @@ def main(config: DictConfig) -> None:
         f"{quality['psnr_moving']:.2f} and {quality['copy_psnr_moving']:.2f} dB"
     )
     print(f"wrote {', '.join(sorted(path.name for path in out.iterdir()))} to {out}")
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that torch does not have here."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device={device} cannot be used: {str(error).splitlines()[0]}") from None
 
 
 if __name__ == "__main__":

@@ -10,12 +10,14 @@ import lightning
 import torch
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 
 from tinyworlds.checkpoints import load_stage, newest, write_result
 from tinyworlds.command import build, command
 from tinyworlds.data.datamodules import ClipDataModule
+from tinyworlds.data.settings import check_whole
 from tinyworlds.models import STAGES, ActionTokenizer, Stage, VideoTokenizer
 from tinyworlds.models.stage import METRIC
 from tinyworlds.optim import Optimization
@@ -41,11 +43,17 @@ def main(config: DictConfig) -> float:
 def train_all(config: DictConfig) -> float:
     """Train the stages in order, each on its own composed config, but no tokenizer that is given."""
     checkpoints = {name: config[name] for name in ("video_tokenizer", "action_tokenizer") if config[name]}
-    task = [o for o in HydraConfig.get().overrides.task if o.partition("=")[0] not in ("stage", *checkpoints)]
+    task = [
+        o for o in HydraConfig.get().overrides.task if o.partition("=")[0] not in ("stage", "run_dir", *checkpoints)
+    ]
+    hydra_dir = Path(HydraConfig.get().runtime.output_dir)
     runs = Path(config.runs_dir, config.data.name)
-    here = Path(config.run_dir).absolute().relative_to((runs / "all").absolute())
+    here = hydra_dir.relative_to((runs / "all").absolute())
+    todo = [name for name in STAGES if name not in checkpoints]
+    for stage in todo:
+        build_trainer(compose("train", [*task, f"stage={stage}", "run_dir=none"]))  # typing errors cost no training
     loss = float("nan")
-    for stage in (name for name in STAGES if name not in checkpoints):
+    for stage in todo:
         known = [f"{name}='{path}'" for name, path in checkpoints.items()]
         staged = compose("train", [*task, *known, f"stage={stage}", f"run_dir='{runs / stage / here}'"])
         checkpoints[stage], loss = train(staged, stage)
@@ -55,22 +63,24 @@ def train_all(config: DictConfig) -> float:
 def train(config: DictConfig, stage: str) -> tuple[Path, float]:
     """Train `stage` as its composed `config` says; returns its best checkpoint and the validation loss of that."""
     began = time.monotonic()
+    check_whole("seed", config.seed, at_least=0)
+    # All that can be refused is refused before the first frame is recorded or read.
+    trainer = build_trainer(config)
+    data: ClipDataModule = build(config.data)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
+    model = build_stage(config, stage, data)
+    model.optimization = Optimization(build(config.optimizer), build(config.lr_schedule))
+    model.optimization.lr_schedule(model.optimization.optimizer(model.parameters()), total_steps=1)
+
     run_dir = Path(config.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, run_dir / "config.yaml", resolve=True)
-    data: ClipDataModule = build(config.data)
-    data.prepare_data()
-    data.setup()
-    model = build_stage(config, stage, data)
-    model.optimization = Optimization(build(config.optimizer), build(config.lr_schedule))
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     print(f"{stage}: {trained:,} parameters, {run_dir}", flush=True)
-    trainer = build_trainer(config)
     trainer.fit(model, data)
     saved = trainer.checkpoint_callback
-    assert isinstance(saved, ModelCheckpoint)
-    assert saved.best_model_score is not None
+    if not isinstance(saved, ModelCheckpoint) or saved.best_model_score is None:
+        raise ValueError(f"{stage} ended before its first validation, so nothing was kept: lower validations or steps")
     best, loss = run_dir / Path(saved.best_model_path).name, float(saved.best_model_score)
     write_result(run_dir, stage=stage, checkpoint=best, metric=loss, seconds=time.monotonic() - began)
     print(f"{stage}: {METRIC} {loss:.4g}, {best}", flush=True)
@@ -84,7 +94,6 @@ def build_stage(config: DictConfig, stage: str, data: ClipDataModule) -> Stage:
         "path": str(data.path),
         "val_fraction": data.val_fraction,
         "clip_length": data.clip_length,
-        "fps": data.fps,
     }
     if stage != "dynamics":
         return build(config.stage, frame_size=data.frame_size, dataset=dataset)
@@ -93,32 +102,37 @@ def build_stage(config: DictConfig, stage: str, data: ClipDataModule) -> Stage:
         path = config[kind.name] or newest(config.runs_dir, str(data.name), kind.name)
         print(f"{kind.name}: {path}", flush=True)
         tokenizers[kind.name] = load_stage(path, kind)
-        tokenizers[kind.name].check_fits(path, frame_size=data.frame_size, dataset=data.name)
+        tokenizers[kind.name].check_fits(path, frame_size=data.frame_size, dataset=dataset)
     return build(config.stage, dataset=dataset, **tokenizers)
 
 
 def build_trainer(config: DictConfig) -> lightning.Trainer:
     """The trainer, with precision chosen by device, and validations that divide the run evenly."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {
+        "default_root_dir": config.run_dir,
+        "val_check_interval": validation_interval(config.trainer.max_steps, config.validations),
+        "check_val_every_n_epoch": None,
+        "num_sanity_val_steps": 0,
+    }
+    for key in options:
+        if key in config.trainer:
+            raise ValueError(f"trainer.{key} is not to be chosen: run_dir and validations decide it")
+    if not config.trainer.limit_val_batches:
+        raise ValueError("trainer.limit_val_batches=0: without validation no checkpoint would be kept")
     if config.trainer.precision == "auto":
         gpu = torch.cuda.is_available() and config.trainer.accelerator != "cpu"
         options["precision"] = "bf16-mixed" if gpu and torch.cuda.is_bf16_supported() else "32-true"
-    return build(
-        config.trainer,
-        default_root_dir=config.run_dir,
-        logger=build(config.logger),
-        callbacks=[build(node) for node in config.callbacks.values()],
-        val_check_interval=validation_interval(config.trainer.max_steps, config.validations),
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        **options,
-    )
+    callbacks = [build(node) for node in config.callbacks.values()]
+    try:
+        return build(config.trainer, logger=build(config.logger), callbacks=callbacks, **options)
+    except MisconfigurationException as error:
+        raise ValueError(f"trainer: {error}") from None
 
 
 def validation_interval(max_steps: int, validations: int) -> int:
     """Steps between validations: the fewest that divide `max_steps` into at most `validations` equal parts."""
-    if max_steps < 1 or validations < 1:
-        raise ValueError(f"trainer.max_steps={max_steps}, validations={validations}: both must be at least 1")
+    check_whole("trainer.max_steps", max_steps, at_least=1)
+    check_whole("validations", validations, at_least=1)
     return max_steps // max(n for n in range(1, min(validations, max_steps) + 1) if max_steps % n == 0)
 
 

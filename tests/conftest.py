@@ -37,7 +37,7 @@ from tinyworlds.command import CONF
 from tinyworlds.data.store import StoreWriter
 from tinyworlds.models import ActionTokenizer, Dynamics, VideoTokenizer
 
-DATASET = {"name": "test", "path": "test.h5", "val_fraction": 0.2, "clip_length": 4, "fps": None}
+DATASET = {"name": "test", "path": "test.h5", "val_fraction": 0.2, "clip_length": 4}
 TRANSFORMER = {"embed_dim": 16, "num_heads": 2, "hidden_dim": 24, "norm": "pre"}
 
 

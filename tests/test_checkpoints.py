@@ -100,8 +100,20 @@ def test_without_a_finished_run_the_command_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("use", "named"),
-    [({"dataset": "other"}, "data=test.*data=other"), ({"frame_size": (8, 8)}, r"\(16, 24\).*\(8, 8\)")],
+    [
+        ({"name": "other"}, "data=test.*data=other"),
+        ({"path": "folder/other.h5"}, r"data\.path=test\.h5.*data\.path=other\.h5"),
+        ({"val_fraction": 0.5}, r"data\.val_fraction=0\.2.*data\.val_fraction=0\.5"),
+        ({"frame_size": (8, 8)}, r"\(16, 24\).*\(8, 8\)"),
+    ],
 )
 def test_a_mismatch_names_both_values(video_tokenizer, use, named):
+    dataset = {**video_tokenizer.dataset, **use}
+    frame_size = dataset.pop("frame_size", (16, 24))
     with pytest.raises(ValueError, match=named):
-        video_tokenizer.check_fits("a.ckpt", **{"dataset": "test", "frame_size": (16, 24), **use})
+        video_tokenizer.check_fits("a.ckpt", frame_size=frame_size, dataset=dataset)
+
+
+def test_the_same_frames_in_another_folder_fit(video_tokenizer):
+    dataset = {**video_tokenizer.dataset, "path": "elsewhere/test.h5", "clip_length": 9}
+    video_tokenizer.check_fits("a.ckpt", frame_size=(16, 24), dataset=dataset)

@@ -2,7 +2,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from tinyworlds.command import CONF, build
@@ -29,7 +32,17 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["stage=video_tokenizer", "lr_schedule.warmup=2"], "lr_schedule.warmup=2"),
         (["stage=action_tokenizer", "stage.n_actions=3"], "n_actions=3"),
         (["stage=action_tokenizer", "stage.encoder.name=other"], "stage.encoder.name='other'"),
+        (["stage=video_tokenizer", "stage.embed_dim=abc"], "stage.embed_dim=abc must be a whole number"),
+        (["stage=video_tokenizer", "stage.temporal=often"], "stage.temporal=often must be true or false"),
+        (["stage=video_tokenizer", "optimizer.lr=abc"], "optimizer.lr=abc must be a number"),
+        (["stage=video_tokenizer", "trainer.max_steps=abc"], "trainer.max_steps=abc"),
+        (["stage=video_tokenizer", "trainer.limit_val_batches=0"], "trainer.limit_val_batches=0"),
+        (["stage=video_tokenizer", "+trainer.num_sanity_val_steps=1"], "trainer.num_sanity_val_steps"),
+        (["stage=video_tokenizer", "validations=often"], "validations=often"),
+        (["stage=video_tokenizer", "seed=abc"], "seed=abc"),
+        (["stage=action_tokenizer", "data.clip_length=1"], "data.clip_length=1"),
         (["stage=video"], "stage/video"),
+        (["trainer.max_steps=0"], "trainer.max_steps=0"),
     ],
 )
 def test_a_users_mistake_is_named_without_a_traceback(entry_point, small_store, capfd, arguments, named):
@@ -39,6 +52,51 @@ def test_a_users_mistake_is_named_without_a_traceback(entry_point, small_store, 
     said = capfd.readouterr().err
     assert named in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("argument", "named"),
+    [
+        ("temperature=hot", "temperature=hot"),
+        ("temperature=-1", "temperature=-1"),
+        ("steps=2.5", "steps=2.5"),
+        ("horizon=9", "horizon=9"),
+        ("horizon=two", "horizon=two"),
+        ("device=gpu", "device=gpu"),
+        ("frames=0", "frames=0"),
+        ("frames=500", "504 frames, the longest has 12"),
+        ("actions=up", "actions=up"),
+        ("actions=null", "actions=None"),
+        ("actions=[0,7]", "actions=[0, 7]"),
+        ("store=nowhere.h5", "nowhere.h5"),
+    ],
+)
+def test_a_players_mistake_is_named_without_a_traceback(
+    entry_point, dynamics, small_store, capfd, tmp_path, argument, named
+):
+    dynamics.dataset["path"] = str(small_store)
+    with h5py.File(small_store, "a") as store:
+        del store["frames"]
+        store["frames"] = np.zeros((48, 16, 24, 3), np.uint8)
+    dynamics.hparams["dataset"]["path"] = str(small_store)
+    checkpoint = {"state_dict": dynamics.state_dict(), "hyper_parameters": dict(dynamics.hparams), "stage": "dynamics"}
+    torch.save(checkpoint, tmp_path / "world.ckpt")
+    with pytest.raises(SystemExit) as ended:
+        entry_point("play.py", "ckpt=world.ckpt", "frames=4", "clips=2", argument)
+    assert ended.value.code == 1
+    said = capfd.readouterr().err
+    assert said.startswith("error: ")
+    assert named in said
+    assert said.count("\n") == 1
+
+
+def test_a_mistake_is_found_before_anything_is_recorded(entry_point, tmp_path, capfd):
+    with pytest.raises(SystemExit):
+        entry_point(
+            "train.py", "data=atari_pong", "stage=video_tokenizer", "stage.patch_size=7", "stage.patches=linear"
+        )
+    assert "patch_size=7 does not divide the frame size 64x64" in capfd.readouterr().err
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_process_ends_with_one_sentence(tmp_path):
@@ -69,5 +127,5 @@ def test_unknown_and_missing_keys_are_named():
 
 def test_arguments_reach_the_target_as_they_are():
     size = (1, 2)
-    node = OmegaConf.create({"_target_": "builtins.dict"})
-    assert build(node, size=size)["size"] is size
+    node = OmegaConf.create({"_target_": "argparse.Namespace"})
+    assert build(node, size=size).size is size

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyworlds.metrics import CodeUsage, moving, moving_since_last, pixel_loss, psnr
+from tinyworlds.metrics import CodeUsage, MovingPSNR, moving, moving_since_last, pixel_loss, psnr
 
 
 def test_psnr_of_known_errors():
@@ -39,6 +39,16 @@ def test_a_moving_pixel_counts_one_plus_its_weight():
     moved = torch.tensor([[[[True, False]]]])
     plain = pixel_loss(predicted, target, moved, moving_weight=0)
     assert pixel_loss(predicted, target, moved, moving_weight=3) == pytest.approx(float(plain) * (4 + 1) / 2)
+
+
+def test_moving_psnr_is_that_of_all_moving_pixels_of_all_batches():
+    frames, predicted = torch.rand(2, 6, 3, 4, 4) * 2 - 1
+    moved = torch.rand(6, 1, 4, 4) < 0.3
+    moved[:2] = False
+    metric = MovingPSNR()
+    for part in (slice(0, 2), slice(2, 3), slice(3, 6)):
+        metric.update(predicted[part], frames[part], moved[part])
+    torch.testing.assert_close(metric.compute(), psnr(predicted, frames, moved))
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=50))

@@ -1,5 +1,8 @@
 import json
+import math
 import runpy
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,6 +114,23 @@ def test_a_sweep_trains_each_member_in_a_folder_of_its_own(trained):
     members = sorted(Path("runs/video/video_tokenizer").glob("*/*/config.yaml"))
     assert [OmegaConf.load(member).stage.embed_dim for member in members] == [32, 64]
     assert all((member.parent / "result.json").is_file() for member in members)
+
+
+@pytest.mark.parametrize("stage", ["video_tokenizer", "action_tokenizer"])
+def test_half_precision_trains_too(trained, stage):
+    folder = trained(f"stage={stage}", "trainer.precision=bf16-mixed")[stage]
+    assert math.isfinite(json.loads((folder / "result.json").read_text())["val/loss"])
+
+
+@pytest.mark.slow
+def test_pong_is_recorded_learned_and_played(tmp_path):
+    """The whole of `make world`, at a hundredth of its length, in processes of their own."""
+    short = ["data.recording.frames=1500", "data.recording.max_episode_steps=150", "trainer.max_steps=30"]
+    for script, *options in (("train.py", *short, "data.batch_size=8"), ("play.py", "clips=8", "frames=6")):
+        subprocess.run([sys.executable, str(CONF.parent / script), *options], cwd=tmp_path, check=True, timeout=600)
+    quality = json.loads(next(tmp_path.glob("runs/atari_pong/dynamics/*/play/next_frame.json")).read_text())
+    assert quality["psnr"] > 15
+    assert (tmp_path / "data/atari_pong.h5").is_file()
 
 
 TRAIN = runpy.run_path(str(CONF.parent / "train.py"), run_name="train")

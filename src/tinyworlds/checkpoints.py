@@ -8,6 +8,7 @@ import torch
 
 from tinyworlds.media import replacing
 from tinyworlds.models import Stage
+from tinyworlds.models.stage import METRIC
 
 RESULT = "result.json"
 """Written into a run's folder when it has finished; names its best checkpoint."""
@@ -46,7 +47,7 @@ def write_result(folder: Path, *, stage: str, checkpoint: Path, metric: float, s
     result = {
         "stage": stage,
         "checkpoint": checkpoint.name,
-        "val/loss": metric,
+        METRIC: metric,
         "seconds": round(seconds, 1),
     }
     with replacing(folder / RESULT) as unfinished:

@@ -9,6 +9,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from tinyworlds.data.settings import check_number, check_whole
+
 EXPONENT = 5.0
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -16,13 +18,14 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "cosine": lambda progress: 1 - math.cos(math.pi / 2 * progress),
     "linear": lambda progress: progress,
 }
-"""Share of the tokens revealed after a share of the steps; each rises from 0 to 1."""
+"""Share of the tokens that a step brings the revealed ones to, by the share of steps before it; from 0 to 1."""
 
 
 def reveal_counts(total: int, *, steps: int, schedule: str) -> list[int]:
     """How many of `total` hidden tokens each decoding step reveals: at least a 16th of them, `total` in all.
 
-    Steps that would find nothing left are not listed, so the list may be shorter than `steps`.
+    Steps that would find nothing left are not listed: there are never more than about 16. The floor, and a
+    schedule read at the beginning of each step, are those of the public TinyWorlds.
 
     Raises:
         ValueError: unknown `schedule`, or fewer than one step or token.
@@ -52,12 +55,12 @@ class Decoding:
     temperature: float
 
     def __post_init__(self) -> None:
+        check_whole("decoding.steps", self.steps, at_least=1)
+        check_number("decoding.temperature", self.temperature, at_least=0, at_most=1e6)
         reveal_counts(1, steps=self.steps, schedule=self.schedule)
-        if not self.temperature >= 0 or math.isinf(self.temperature):
-            raise ValueError(f"decoding.temperature={self.temperature} must be a number of at least 0")
 
 
-Predict = Callable[[Int64[Tensor, "B H P"], Bool[Tensor, "B H P"]], Float[Tensor, "B H P V"]]
+Predict = Callable[[Int64[Tensor, "B N P"], Bool[Tensor, "B N P"]], Float[Tensor, "B N P V"]]
 """Tokens of the frames being decoded, and which of them are hidden still, to logits."""
 
 
@@ -68,11 +71,11 @@ def decode(
     decoding: Decoding,
     generator: torch.Generator | None = None,
     device: torch.device | None = None,
-) -> Int64[Tensor, "B H P"]:
-    """Decode B times H fully hidden frames of P tokens.
+) -> Int64[Tensor, "B N P"]:
+    """Decode B times N fully hidden frames of P tokens.
 
     Each step samples every hidden token and keeps those it is surest of, as many as `reveal_counts` says,
-    chosen among all H frames at once. Every token is revealed exactly once.
+    chosen among all N frames at once. Every token is revealed exactly once.
     """
     batch, horizon, patches = shape
     total = horizon * patches

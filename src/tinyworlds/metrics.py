@@ -53,6 +53,33 @@ def psnr(
     return 10 * torch.log10(4 / mean.clamp_min(4e-10))
 
 
+class MovingPSNR(Metric):
+    """`psnr` of all the pixels that moved, over batches; NaN where none did."""
+
+    higher_is_better = True
+    full_state_update = False
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.add_state("squared", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("pixels", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.squared: Tensor
+        self.pixels: Tensor
+
+    def update(
+        self,
+        predicted: Float[Tensor, "*batch C H W"],
+        target: Float[Tensor, "*batch C H W"],
+        moved: Bool[Tensor, "*batch 1 H W"],
+    ) -> None:
+        error = (predicted.clamp(-1, 1) - target).square().mean(dim=-3, keepdim=True)
+        self.squared += error[moved].double().sum()
+        self.pixels += moved.sum()
+
+    def compute(self) -> Float[Tensor, ""]:
+        return (10 * torch.log10(4 / (self.squared / self.pixels).clamp_min(4e-10))).float()
+
+
 class CodeUsage(Metric):
     """How many of the codes 0 … `vocabulary` - 1 occur, and the perplexity (exp of the entropy) of their use."""
 

@@ -29,14 +29,14 @@ class Optimization(NamedTuple):
 
 def adamw(parameters: Iterable[nn.Parameter], /, *, lr: float, betas: list[float], weight_decay: float) -> optim.AdamW:
     """AdamW (Loshchilov & Hutter, arXiv 1711.05101) that decays matrices only: no gain, bias or mask token."""
-    if lr <= 0:
+    if not 0 < lr < math.inf:
         raise ValueError(f"optimizer.lr={lr} must be above 0")
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     groups = [
         {"params": [p for p in trained if _is_matrix(p)], "weight_decay": weight_decay},
         {"params": [p for p in trained if not _is_matrix(p)], "weight_decay": 0.0},
     ]
-    return optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), fused=True)
+    return optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]))
 
 
 def cosine(optimizer: optim.Optimizer, /, *, total_steps: int, warmup: float, final: float) -> LambdaLR:

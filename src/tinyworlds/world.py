@@ -45,11 +45,7 @@ class World:
         temperature: float | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
-        if not 1 <= horizon < dynamics.context_length:
-            raise ValueError(
-                f"horizon={horizon}: this world sees {dynamics.context_length} frames at a time, "
-                f"so it can imagine 1 to {dynamics.context_length - 1} at once"
-            )
+        dynamics.check_horizon(horizon)
         self.dynamics = dynamics.to(device).eval()
         self.horizon = horizon
         self.seed = seed
@@ -98,10 +94,10 @@ class World:
         return self.dynamics.context_length
 
     @torch.inference_mode()
-    def reset(
-        self, frames: UInt8[np.ndarray, "*batch T H W 3"], *, seed: int | None = None
-    ) -> UInt8[np.ndarray, "*batch H W 3"]:
-        """Begin from a prompt of at least one frame; the actions in it are inferred. Returns its last frame, decoded.
+    def reset(self, frames: np.ndarray, *, seed: int | None = None) -> UInt8[np.ndarray, "*batch H W 3"]:
+        """Begin from a prompt, uint8 (T, H, W, 3) or (B, T, H, W, 3), whose actions are inferred.
+
+        Returns its last frame, as decoded from its tokens.
 
         `seed` replaces the world's own.
 
@@ -109,6 +105,8 @@ class World:
             ValueError: the frames have another size than the world's, or there are none.
         """
         height, width = self.frame_size
+        if frames.dtype != np.uint8:
+            raise ValueError(f"the prompt is {frames.dtype}; frames are uint8, 0 to 255")
         if frames.ndim not in (4, 5) or frames.shape[-3:] != (height, width, 3) or frames.shape[-4] < 1:
             raise ValueError(
                 f"the prompt has shape {frames.shape}; this world needs (T, {height}, {width}, 3), or a batch of it"
@@ -159,7 +157,7 @@ class World:
         batch, given = self._tokens.shape[0], np.asarray(action)
         if self._batched and given.ndim == 1:
             given = given[:, None]
-        if given.dtype.kind != "i" or ((given < 0) | (given >= self.n_actions)).any():
+        if given.dtype.kind not in "iu" or ((given < 0) | (given >= self.n_actions)).any():
             raise ValueError(
                 f"action={action!r}: this world's actions are whole numbers from 0 to {self.n_actions - 1}"
             )

@@ -39,9 +39,8 @@ def split_spans(
     if len(episode_starts) == 1:
         return _split_one_episode(num_frames, val_fraction)
     count = min(max(1, round(len(episode_starts) * val_fraction)), len(episode_starts) - 1)
-    targets = (np.arange(count) + 0.5) * num_frames / count
     held_out = np.zeros(len(episode_starts), bool)
-    held_out[np.searchsorted(borders[1:], targets, side="right")] = True
+    held_out[((np.arange(count) + 0.5) * len(episode_starts) / count).astype(np.int64)] = True
     spans = np.stack([borders[:-1], borders[1:]], axis=1)
     return spans[~held_out], spans[held_out]
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from tinyworlds.data.clips import Clips, FixedOrder, ShuffledOrder, normalize, split_spans, spread_starts
 from tinyworlds.data.hub import fetch_store
 from tinyworlds.data.record import Recording
-from tinyworlds.data.settings import check_number, check_whole
+from tinyworlds.data.settings import check_number, check_whole, frame_size
 from tinyworlds.data.store import FrameStore, check_settings
 from tinyworlds.data.video import Extraction, store_beside
 
@@ -85,7 +85,10 @@ class ClipDataModule(LightningDataModule):
 
     @property
     def frame_size(self) -> tuple[int, int]:
-        """Height and width, known after `setup`."""
+        """Height and width; for this the store is made and opened, unless it was."""
+        if not hasattr(self, "store"):
+            self.prepare_data()
+            self.setup()
         return self.store.height, self.store.width
 
     @property
@@ -142,6 +145,11 @@ class RecordedGame(ClipDataModule):
     def prepare_data(self) -> None:
         if not self.path.exists():
             self.recording.write(self.path)
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width, known before anything is recorded."""
+        return frame_size(self.recording.size)
 
     def open_store(self) -> FrameStore:
         store = super().open_store()

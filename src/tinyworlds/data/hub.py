@@ -33,7 +33,8 @@ def fetch_store(repository: str, file: str, path: Path) -> None:
             f"{file} could not be downloaded ({type(error).__name__}): get it from {address} and place it at {original}"
         ) from error
     rewrite(original, path, source=f"{repository}/{file}")
-    original.unlink()
+    if original != path:
+        original.unlink()
 
 
 def rewrite(original: Path, path: Path, *, source: str) -> None:

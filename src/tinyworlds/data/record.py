@@ -1,4 +1,4 @@
-"""Record a game: ``python -m tinyworlds.data.record env=ALE/Pong-v5 path=data/pong.h5``.
+"""Record a game: ``python -m tinyworlds.data.record env=ALE/Pong-v5 path=data/my_pong.h5``.
 
 Any Gymnasium environment with discrete actions that renders RGB arrays can be recorded.
 """

@@ -11,9 +11,10 @@ from jaxtyping import Float, Int64
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
+from tinyworlds.data.settings import check_whole
 from tinyworlds.media import grid
 from tinyworlds.metrics import moving, pixel_loss, psnr
-from tinyworlds.models.stage import METRIC, Stage, as_pictures
+from tinyworlds.models.stage import METRIC, Stage, as_pictures, validation_psnr
 from tinyworlds.nn.action_codecs import build_decoder, build_encoder
 from tinyworlds.nn.fsq import FSQ
 from tinyworlds.nn.norms import LatentNorm
@@ -60,6 +61,7 @@ class ActionTokenizer(Stage):
         super().__init__(frame_size=frame_size, dataset=dataset, codes=n_actions)
         self.save_hyperparameters()
         latent_dim = latent_dim_of(n_actions, num_bins)
+        check_whole("data.clip_length", dataset["clip_length"], at_least=2)
         self.usage_weight = usage_weight
         self.variance_weight = variance_weight
         self.variance_target = variance_target
@@ -70,6 +72,8 @@ class ActionTokenizer(Stage):
         self.decoder = build_decoder(decoder, frame_size=small, latent_dim=latent_dim)
         self.latent_norm = LatentNorm(latent_dim=latent_dim) if latent_norm else nn.Identity()
         self.quantizer = FSQ(latent_dim=latent_dim, num_bins=num_bins)
+        self.copy_psnr = validation_psnr()
+        self.shuffled_psnr = validation_psnr()
 
     @property
     def n_actions(self) -> int:
@@ -111,9 +115,13 @@ class ActionTokenizer(Stage):
         latents = self.latents(small)
         codes = self.quantizer(latents)
         loss, predicted = self._prediction_loss(small, codes)
-        unused = math.log(self.n_actions) - code_entropy(latents, self.quantizer)
-        flat = torch.relu(self.variance_target - latents.var(dim=0, unbiased=False).mean())
-        total = loss + self.usage_weight * loss.detach() * unused + self.variance_weight * flat
+        total = loss
+        if self.usage_weight:
+            unused = math.log(self.n_actions) - code_entropy(latents, self.quantizer)
+            total = total + self.usage_weight * loss.detach() * unused
+        if self.variance_weight:
+            flat = torch.relu(self.variance_target - latents.var(dim=0, unbiased=False).mean())
+            total = total + self.variance_weight * flat
         self.log("train/loss", total, prog_bar=True)
         self.log("train/prediction_loss", loss)
         self.log("train/psnr", psnr(predicted.detach(), small[:, 1:]))
@@ -126,8 +134,8 @@ class ActionTokenizer(Stage):
         loss, predicted = self._prediction_loss(small, codes)
         shuffled = self.decode(now, codes.roll(1, dims=0))
         self.log(METRIC, loss, prog_bar=True, sync_dist=True)
-        self.log("val/copy_psnr", psnr(now, following), sync_dist=True)
-        self.log("val/shuffled_psnr", psnr(shuffled, following), sync_dist=True)
+        self.log_psnr("val/copy_psnr", self.copy_psnr, now, following)
+        self.log_psnr("val/shuffled_psnr", self.shuffled_psnr, shuffled, following)
         self.log_image_quality(predicted, following)
         self.code_usage.update(self.quantizer.indices(codes))
 

@@ -10,11 +10,11 @@ from einops import repeat
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from tinyworlds.data.settings import check_whole
 from tinyworlds.maskgit import Decoding, anchored_mask, decode, frame_mask
 from tinyworlds.media import grid
-from tinyworlds.metrics import psnr
 from tinyworlds.models.action_tokenizer import ActionTokenizer
-from tinyworlds.models.stage import METRIC, Stage, as_pictures
+from tinyworlds.models.stage import METRIC, Stage, as_pictures, validation_psnr
 from tinyworlds.models.video_tokenizer import VideoTokenizer
 from tinyworlds.nn.norms import Condition
 from tinyworlds.nn.positions import spatial_positions
@@ -72,6 +72,7 @@ class Dynamics(Stage):
                 f"the video tokenizer is for frames of {video_tokenizer.frame_size}, "
                 f"the action tokenizer for frames of {action_tokenizer.frame_size}"
             )
+        check_whole("data.clip_length", dataset["clip_length"], at_least=2)
         self.masking = masking
         self.mask_ratio = mask_ratio
         self.decoding = Decoding(**decoding)
@@ -93,6 +94,7 @@ class Dynamics(Stage):
             condition_dim=action_tokenizer.latent_dim,
         )
         self.to_logits = nn.Linear(embed_dim, video_tokenizer.vocabulary)
+        self.copy_psnr = validation_psnr()
 
     @classmethod
     def from_hyperparameters(cls, hyperparameters: Mapping[str, Any]) -> Self:
@@ -127,6 +129,15 @@ class Dynamics(Stage):
         codes = F.pad(self.action_tokenizer.quantizer.codes(actions), (0, 0, 1, 0))
         return Condition(codes, torch.arange(codes.shape[1], device=codes.device) > 0)
 
+    def check_horizon(self, horizon: int) -> None:
+        """Refuse to predict so many frames at once that none is left to be seen."""
+        check_whole("horizon", horizon, at_least=1)
+        if horizon >= self.context_length:
+            raise ValueError(
+                f"horizon={horizon}: this world sees {self.context_length} frames at a time, "
+                f"so it can imagine 1 to {self.context_length - 1} at once"
+            )
+
     def predict(
         self,
         tokens: Int64[Tensor, "B T P"],
@@ -135,7 +146,7 @@ class Dynamics(Stage):
         horizon: int,
         decoding: Decoding,
         generator: torch.Generator | None = None,
-    ) -> Int64[Tensor, "B H P"]:
+    ) -> Int64[Tensor, "B N P"]:
         """The tokens of the next `horizon` frames, decoded together, of which the last actions lead to each.
 
         Only as many of the last frames are seen as make, with the predicted ones, a window of
@@ -144,16 +155,12 @@ class Dynamics(Stage):
         Raises:
             ValueError: the horizon leaves no frame to be seen.
         """
-        if not 1 <= horizon < self.context_length:
-            raise ValueError(
-                f"horizon={horizon}: this world sees {self.context_length} frames at a time, "
-                f"so it can predict 1 to {self.context_length - 1} at once"
-            )
+        self.check_horizon(horizon)
         seen = tokens[:, -(self.context_length - horizon) :]
         length = seen.shape[1]
         condition = self.condition(actions[:, -(length + horizon - 1) :])
 
-        def logits(guessed: Int64[Tensor, "B H P"], hidden: Bool[Tensor, "B H P"]) -> Float[Tensor, "B H P V"]:
+        def logits(guessed: Int64[Tensor, "B N P"], hidden: Bool[Tensor, "B N P"]) -> Float[Tensor, "B N P V"]:
             all_hidden = torch.cat([torch.zeros_like(seen, dtype=torch.bool), hidden], dim=1)
             features = self(torch.cat([seen, guessed], dim=1), all_hidden, condition)
             out: Tensor = self.to_logits(features[:, length:])
@@ -211,7 +218,7 @@ class Dynamics(Stage):
         self.log("val/accuracy", accuracy, sync_dist=True)
         guessed = self.predict(tokens[:, :-1], actions, horizon=1, decoding=self.decoding, generator=generator)
         predicted = self.render(torch.cat([tokens[:, :-1], guessed], dim=1), count=1)
-        self.log("val/copy_psnr", psnr(frames[:, -2], frames[:, -1]), sync_dist=True)
+        self.log_psnr("val/copy_psnr", self.copy_psnr, frames[:, -2:-1], frames[:, -1:])
         self.log_image_quality(predicted, frames[:, -1:])
         self.code_usage.update(guessed)
 

@@ -24,7 +24,7 @@ class Stage(L.LightningModule):
     """One of the three models.
 
     `dataset` says what the stage is trained on: its ``name``, the ``path`` of its store, the ``val_fraction``
-    that decides which episodes are held out, ``clip_length`` in frames and ``fps`` (None: unknown).
+    that decides which episodes are held out, and ``clip_length`` in frames.
     """
 
     name: ClassVar[str]
@@ -34,7 +34,7 @@ class Stage(L.LightningModule):
         self.frame_size = frame_size
         self.dataset = dict(dataset)
         self.optimization: Optimization | None = None
-        self.validation_psnr = PeakSignalNoiseRatio(data_range=(-1.0, 1.0))
+        self.validation_psnr = validation_psnr()
         self.validation_ssim = StructuralSimilarityIndexMeasure(data_range=(-1.0, 1.0))
         self.code_usage = CodeUsage(codes)
 
@@ -43,16 +43,18 @@ class Stage(L.LightningModule):
         """The untrained stage that `hyperparameters`, plain values from a checkpoint, describe."""
         return cls(**hyperparameters)
 
-    def check_fits(self, path: str | Path, *, frame_size: tuple[int, int], dataset: str) -> None:
-        """Refuse to be used on another dataset than the one trained on.
+    def check_fits(self, path: str | Path, *, frame_size: tuple[int, int], dataset: Mapping[str, Any]) -> None:
+        """Refuse to be used on other frames than those trained on, or with others held out.
 
         Raises:
             ValueError: names the checkpoint `path` and both values.
         """
-        if self.dataset["name"] != dataset:
-            raise ValueError(f"{path} was trained on data={self.dataset['name']}, this run is on data={dataset}")
+        own, other = ({**d, "file": Path(d["path"]).name} for d in (self.dataset, dataset))
+        for option, key in (("data", "name"), ("data.path", "file"), ("data.val_fraction", "val_fraction")):
+            if own[key] != other[key]:
+                raise ValueError(f"{path} was trained on {option}={own[key]}, this run is on {option}={other[key]}")
         if self.frame_size != frame_size:
-            raise ValueError(f"{path} was trained on frames of {self.frame_size}, data={dataset} has {frame_size}")
+            raise ValueError(f"{path} was trained on frames of {self.frame_size}, this run is on {frame_size}")
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         assert self.optimization is not None, "set `optimization` before training"
@@ -63,11 +65,21 @@ class Stage(L.LightningModule):
 
     def log_image_quality(self, predicted: Float[Tensor, "B T C H W"], frames: Float[Tensor, "B T C H W"]) -> None:
         """Log PSNR (dB) and SSIM of validation frames in [-1, 1], over the whole validation epoch."""
+        self.log_psnr("val/psnr", self.validation_psnr, predicted, frames)
         both = rearrange([predicted.clamp(-1, 1), frames], "two b t c h w -> two (b t) c h w")
-        self.validation_psnr(*both)
-        self.validation_ssim(*both)
-        self.log("val/psnr", self.validation_psnr, prog_bar=True)
+        self.validation_ssim.update(*both)
         self.log("val/ssim", self.validation_ssim)
+
+    def log_psnr(
+        self,
+        name: str,
+        metric: PeakSignalNoiseRatio,
+        predicted: Float[Tensor, "B T C H W"],
+        frames: Float[Tensor, "B T C H W"],
+    ) -> None:
+        """Log the PSNR (dB) of all frames of the validation epoch together."""
+        metric.update(predicted.clamp(-1, 1), frames)
+        self.log(name, metric, prog_bar=name == "val/psnr")
 
     def on_validation_epoch_end(self) -> None:
         for name, value in self.code_usage.compute().items():
@@ -80,6 +92,11 @@ class Stage(L.LightningModule):
     def pictures(self, frames: Float[Tensor, "B T C H W"]) -> dict[str, np.ndarray]:
         """What to look at while training: uint8 images (H, W, 3) and films (T, H, W, 3) by name."""
         raise NotImplementedError
+
+
+def validation_psnr() -> PeakSignalNoiseRatio:
+    """Of frames in [-1, 1]."""
+    return PeakSignalNoiseRatio(data_range=(-1.0, 1.0))
 
 
 def as_pictures(frames: Float[Tensor, "*batch C H W"]) -> UInt8[np.ndarray, "*batch H W C"]:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from tinyworlds.media import grid
-from tinyworlds.metrics import moving_since_last, pixel_loss, psnr
+from tinyworlds.metrics import MovingPSNR, moving_since_last, pixel_loss, psnr
 from tinyworlds.models.stage import METRIC, Stage, as_pictures
 from tinyworlds.nn.fsq import FSQ
 from tinyworlds.nn.norms import LatentNorm
@@ -75,6 +75,8 @@ class VideoTokenizer(Stage):
         self.decoder = transformer()
         self.pixel_head = PixelHead(frame_size=frame_size, patch_size=patch_size, embed_dim=embed_dim, patches=patches)
 
+        self.psnr_moving = MovingPSNR()
+
     @property
     def vocabulary(self) -> int:
         """V: how many different tokens there are."""
@@ -122,7 +124,8 @@ class VideoTokenizer(Stage):
         codes = self.encode(frames)
         reconstruction = self.decode(codes)
         self.log(METRIC, self.loss(reconstruction, frames), prog_bar=True, sync_dist=True)
-        self.log("val/psnr_moving", psnr(reconstruction, frames, moving_since_last(frames)), sync_dist=True)
+        self.psnr_moving.update(reconstruction, frames, moving_since_last(frames))
+        self.log("val/psnr_moving", self.psnr_moving)
         self.log_image_quality(reconstruction, frames)
         self.code_usage.update(self.quantizer.indices(codes))
 

@@ -53,7 +53,7 @@ class MotionEncoder(nn.Module):
         moved = rearrange(change.abs().amax(dim=2), "b t h w -> (b t) 1 h w")
         left, came = rearrange(features * moved, "n (two k) h w -> two n k h w", two=2)
         correlation = correlate(left, came, reach=self.reach) / (moved.square().sum((2, 3), keepdim=True) + STILL)
-        latents: Tensor = self.head(rearrange(correlation, "n k y x -> n (k y x)"))
+        latents: Tensor = self.head(rearrange(correlation.to(features.dtype), "n k y x -> n (k y x)"))
         return rearrange(latents, "(b t) a -> b t a", b=frames.shape[0])
 
 

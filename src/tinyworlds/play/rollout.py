@@ -52,7 +52,7 @@ def choose_actions(
     clip: UInt8[np.ndarray, "T H W 3"],
     *,
     prompt: int,
-    wanted: str | int | Sequence[Any],
+    wanted: Any,
     seed: int,
 ) -> Int64[np.ndarray, " steps"]:
     """The action of each step after the first `prompt` frames of a clip.
@@ -67,7 +67,7 @@ def choose_actions(
         return world.infer(clip)[prompt - 1 :]
     if wanted == "random":
         return np.random.default_rng(seed).integers(world.n_actions, size=steps)
-    numbers = [wanted] if isinstance(wanted, int) else wanted
+    numbers = wanted if isinstance(wanted, str | Sequence) else [wanted]
     if (
         isinstance(numbers, str)
         or not all(isinstance(n, int) and 0 <= n < world.n_actions for n in numbers)
@@ -139,7 +139,7 @@ def actions_film(films: UInt8[np.ndarray, "actions T H W 3"]) -> UInt8[np.ndarra
     return np.stack([grid(films[None, :, t], scale=SCALE, column_labels=columns) for t in range(films.shape[1])])
 
 
-def next_frame_quality(world: World, clips: UInt8[np.ndarray, "N T H W 3"]) -> dict[str, float]:
+def next_frame_quality(world: World, clips: UInt8[np.ndarray, "N T H W 3"]) -> dict[str, float | None]:
     """How well the last frame of each clip is imagined from those before it, actions inferred, in dB of PSNR.
 
     ``psnr`` of the imagined frames, ``copy_psnr`` of repeating the frame before, and both over the pixels
@@ -147,7 +147,7 @@ def next_frame_quality(world: World, clips: UInt8[np.ndarray, "N T H W 3"]) -> d
     """
     imagined = []
     for batch in track(np.array_split(clips, max(len(clips) // BATCH, 1)), total=None, label="scoring clips, batches"):
-        actions = np.stack([world.infer(clip[-2:]) for clip in batch])
+        actions = np.stack([world.infer(clip)[-1:] for clip in batch])
         world.reset(batch[:, :-1])
         following = world.step(actions[:, 0])
         imagined.append(following[:, 0] if world.horizon > 1 else following)
@@ -156,9 +156,8 @@ def next_frame_quality(world: World, clips: UInt8[np.ndarray, "N T H W 3"]) -> d
         for frames in (np.concatenate(imagined), clips[:, -1].copy(), clips[:, -2].copy())
     )
     moved = moving(true, before)
-    return {
-        "psnr": float(psnr(predicted, true)),
-        "copy_psnr": float(psnr(before, true)),
-        "psnr_moving": float(psnr(predicted, true, moved)),
-        "copy_psnr_moving": float(psnr(before, true, moved)),
-    }
+    quality = {"psnr": psnr(predicted, true), "copy_psnr": psnr(before, true)}
+    # Where nothing moves there is nothing to score.
+    moving_quality = {"psnr_moving": psnr(predicted, true, moved), "copy_psnr_moving": psnr(before, true, moved)}
+    every = {**quality, **moving_quality}
+    return {name: float(value) if value.isfinite() else None for name, value in every.items()}
