@@ -140,6 +140,13 @@ def test_no_key_of_a_stage_is_forgotten_above(stage):
 COMMANDS = re.findall(r"^(?:\.venv/bin/)?python (train|play|-m tinyworlds[.\w]*)(?:\.py)? ?(.*)$", README, re.M)
 
 
+def test_the_readme_is_short_and_its_links_lead_somewhere():
+    assert len(README.splitlines()) < 200
+    for page in (CONF.parent / "README.md", *CONF.parent.glob("docs/*.md")):
+        for link in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
 def test_the_readme_shows_commands():
     assert {name for name, _ in COMMANDS} >= {
         "train",

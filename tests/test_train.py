@@ -109,11 +109,25 @@ def test_given_tokenizers_are_used_and_not_trained_again(trained, capsys):
         assert torch.equal(used[f"video_tokenizer.{name}"], value)
 
 
-def test_a_sweep_trains_each_member_in_a_folder_of_its_own(trained):
-    trained("stage=video_tokenizer", "stage.embed_dim=32,64", flags=("-m",))
+PROBE = """
+from hydra.experimental.callback import Callback
+
+class Probe(Callback):
+    def on_job_end(self, config, job_return, **kwargs):
+        with open("returned.txt", "a") as file:
+            print(job_return.return_value, file=file)
+"""
+
+
+def test_a_sweep_trains_each_member_in_a_folder_of_its_own_and_is_told_its_loss(trained, tmp_path, monkeypatch):
+    (tmp_path / "probe.py").write_text(PROBE)
+    monkeypatch.syspath_prepend(tmp_path)
+    probe = "+hydra.callbacks.probe._target_=probe.Probe"
+    trained("stage=video_tokenizer", "stage.embed_dim=32,64", probe, flags=("-m",))
     members = sorted(Path("runs/video/video_tokenizer").glob("*/*/config.yaml"))
     assert [OmegaConf.load(member).stage.embed_dim for member in members] == [32, 64]
-    assert all((member.parent / "result.json").is_file() for member in members)
+    losses = [json.loads((member.parent / "result.json").read_text())["val/loss"] for member in members]
+    assert [float(line) for line in Path("returned.txt").read_text().split()] == losses
 
 
 @pytest.mark.parametrize("stage", ["video_tokenizer", "action_tokenizer"])

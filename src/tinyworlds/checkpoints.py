@@ -67,7 +67,7 @@ def newest(runs_dir: str | Path, dataset: str, stage: str) -> Path:
         raise FileNotFoundError(
             f"no finished {stage} of data={dataset} in {runs_dir}/: "
             f"make one with `python train.py stage={stage} data={dataset}`"
-            + ("" if stage == "dynamics" else f", or name a checkpoint with {stage}=PATH")
+            f", or name a checkpoint with {'ckpt' if stage == 'dynamics' else stage}=PATH"
         )
     folder = finished[-1].parent
     return folder / str(json.loads(finished[-1].read_text())["checkpoint"])

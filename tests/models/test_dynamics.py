@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from tinyworlds.maskgit import Decoding, anchored_mask
-from tinyworlds.models import Dynamics
+from tinyworlds.models import ActionTokenizer, Dynamics
 from tinyworlds.models.dynamics import clean_context
 
 
@@ -108,6 +108,13 @@ def test_training_leaves_the_tokenizers_as_they_were(dynamics, frames, masking):
     changed = {name for name, value in dynamics.state_dict().items() if not torch.equal(value, before[name])}
     assert not any("tokenizer" in name for name in changed)
     assert {"mask_token", "from_latent.weight", "to_logits.weight"} <= changed
+
+
+def test_tokenizers_of_unlike_frames_are_refused(dynamics):
+    other = ActionTokenizer(**{**dynamics.action_tokenizer.hparams, "frame_size": (24, 24)})
+    options = {k: v for k, v in dynamics.hparams.items() if not k.endswith("tokenizer")}
+    with pytest.raises(ValueError, match=r"\(16, 24\).*\(24, 24\)"):
+        Dynamics(video_tokenizer=dynamics.video_tokenizer, action_tokenizer=other, **options)
 
 
 @pytest.mark.parametrize(("option", "value"), [("masking", "none"), ("mask_ratio", 1.5)])
