@@ -37,7 +37,10 @@ def test_each_action_is_held_from_the_same_prompt(dynamics, clip):
 
 def test_actions_are_inferred_drawn_or_repeated(dynamics, clip):
     world = World(dynamics)
-    choose = lambda wanted, seed=0: rollout.choose_actions(world, clip, prompt=4, wanted=wanted, seed=seed)  # noqa: E731
+
+    def choose(wanted, seed=0):
+        return rollout.choose_actions(world, clip, prompt=4, wanted=wanted, seed=seed)
+
     assert np.array_equal(choose("inferred"), world.infer(clip)[3:])
     assert choose([0, 1, 2]).tolist() == [0, 1, 2, 0, 1]
     assert choose(3).tolist() == [3] * 5

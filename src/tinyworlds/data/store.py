@@ -79,8 +79,7 @@ class FrameStore:
         """
         if not 0 <= start <= stop <= self.num_frames:
             raise ValueError(f"{self.path} has {self.num_frames} frames; frames {start} to {stop} were asked for")
-        frames: np.ndarray = self._dataset()[start:stop]
-        return frames
+        return self._dataset()[start:stop]
 
     def read_clips(self, starts: Sequence[int] | np.ndarray, length: int) -> UInt8[np.ndarray, "B T H W 3"]:
         """For each of `starts` the window of `length` frames that begins there, in the order given.

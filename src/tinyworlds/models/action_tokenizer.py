@@ -91,13 +91,11 @@ class ActionTokenizer(Stage):
 
     def latents(self, small: Float[Tensor, "B T C h w"]) -> Float[Tensor, "B T-1 A"]:
         """The continuous latent of each transition between shrunk frames, unbounded, before rounding."""
-        latents: Tensor = self.latent_norm(self.encoder(small))
-        return latents
+        return self.latent_norm(self.encoder(small))
 
     def encode(self, frames: Float[Tensor, "B T C H W"]) -> Float[Tensor, "B T-1 A"]:
         """The FSQ code, in [-1, 1], of the action of each transition."""
-        codes: Tensor = self.quantizer(self.latents(self.shrunk(frames)))
-        return codes
+        return self.quantizer(self.latents(self.shrunk(frames)))
 
     def tokenize(self, frames: Float[Tensor, "B T C H W"]) -> Int64[Tensor, "B T-1"]:
         """The action of each transition, in 0 … n_actions-1; a single frame has none."""
@@ -107,8 +105,7 @@ class ActionTokenizer(Stage):
 
     def decode(self, small: Float[Tensor, "B T C h w"], codes: Float[Tensor, "B T A"]) -> Float[Tensor, "B T C h w"]:
         """For each shrunk frame, the one that follows under the action `codes`, given the frames up to it."""
-        following: Tensor = self.decoder(small, codes)
-        return following
+        return self.decoder(small, codes)
 
     def training_step(self, frames: Float[Tensor, "B T C H W"], batch_index: int) -> Tensor:
         small = self.shrunk(frames)

@@ -121,8 +121,7 @@ class Dynamics(Stage):
     ) -> Float[Tensor, "B T P E"]:
         """Features of each token, from which `to_logits` guesses it, where the `hidden` ones are not seen."""
         codes = torch.where(hidden.unsqueeze(-1), self.mask_token, self.video_tokenizer.quantizer.codes(tokens))
-        features: Tensor = self.transformer(self.from_latent(codes) + self.positions, condition, timeline)
-        return features
+        return self.transformer(self.from_latent(codes) + self.positions, condition, timeline)
 
     def condition(self, actions: Int64[Tensor, "B N"]) -> Condition:
         """Align N actions with the N+1 frames they lead to; none leads to the first."""
@@ -163,8 +162,7 @@ class Dynamics(Stage):
         def logits(guessed: Int64[Tensor, "B N P"], hidden: Bool[Tensor, "B N P"]) -> Float[Tensor, "B N P V"]:
             all_hidden = torch.cat([torch.zeros_like(seen, dtype=torch.bool), hidden], dim=1)
             features = self(torch.cat([seen, guessed], dim=1), all_hidden, condition)
-            out: Tensor = self.to_logits(features[:, length:])
-            return out
+            return self.to_logits(features[:, length:])
 
         shape = (tokens.shape[0], horizon, tokens.shape[2])
         return decode(logits, shape, decoding=decoding, generator=generator, device=tokens.device)
@@ -216,8 +214,7 @@ class Dynamics(Stage):
         loss, accuracy = self._masked_loss(tokens, actions, generator)
         self.log(METRIC, loss, prog_bar=True, sync_dist=True)
         self.log("val/accuracy", accuracy, sync_dist=True)
-        guessed = self.predict(tokens[:, :-1], actions, horizon=1, decoding=self.decoding, generator=generator)
-        predicted = self.render(torch.cat([tokens[:, :-1], guessed], dim=1), count=1)
+        guessed, predicted = self._last_frame(tokens, actions, generator)
         self.log_psnr("val/copy_psnr", self.copy_psnr, frames[:, -2:-1], frames[:, -1:])
         self.log_image_quality(predicted, frames[:, -1:])
         self.code_usage.update(guessed)
@@ -231,14 +228,20 @@ class Dynamics(Stage):
         shown = frames[:6]
         tokens, actions = self.tokenize(shown)
         generator = torch.Generator(self.device).manual_seed(0)
-        guessed = self.predict(tokens[:, :-1], actions, horizon=1, decoding=self.decoding, generator=generator)
-        predicted = self.render(torch.cat([tokens[:, :-1], guessed], dim=1), count=1)[:, 0]
-        rows = torch.stack([shown[:, -2], shown[:, -1], predicted])
+        _, predicted = self._last_frame(tokens, actions, generator)
+        rows = torch.stack([shown[:, -2], shown[:, -1], predicted[:, 0]])
         return {
             "prediction": grid(as_pictures(rows), scale=2, labels=("now", "next", "predicted")),
             "masked": self._masked(tokens, actions, generator),
             "rollout": self._film(tokens[:1], actions[:1], generator),
         }
+
+    def _last_frame(
+        self, tokens: Int64[Tensor, "B T P"], actions: Int64[Tensor, "B N"], generator: torch.Generator
+    ) -> tuple[Int64[Tensor, "B 1 P"], Float[Tensor, "B 1 C H W"]]:
+        """The last frame of clips as imagined from those before it, as tokens and as pixels."""
+        guessed = self.predict(tokens[:, :-1], actions, horizon=1, decoding=self.decoding, generator=generator)
+        return guessed, self.render(torch.cat([tokens[:, :-1], guessed], dim=1), count=1)
 
     def _masked(
         self, tokens: Int64[Tensor, "B T P"], actions: Int64[Tensor, "B N"], generator: torch.Generator

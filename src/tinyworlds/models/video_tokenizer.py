@@ -89,13 +89,11 @@ class VideoTokenizer(Stage):
 
     def encode(self, frames: Float[Tensor, "B T C H W"]) -> Float[Tensor, "B T P L"]:
         """Frames in [-1, 1] to FSQ codes in [-1, 1]."""
-        codes: Tensor = self.quantizer(self.latent_norm(self.to_latent(self.encoder(self.patch_embedding(frames)))))
-        return codes
+        return self.quantizer(self.latent_norm(self.to_latent(self.encoder(self.patch_embedding(frames)))))
 
     def decode(self, codes: Float[Tensor, "B T P L"]) -> Float[Tensor, "B T C H W"]:
         """FSQ codes to frames, in about [-1, 1]."""
-        frames: Tensor = self.pixel_head(self.decoder(self.from_latent(codes) + self.positions))
-        return frames
+        return self.pixel_head(self.decoder(self.from_latent(codes) + self.positions))
 
     def forward(self, frames: Float[Tensor, "B T C H W"]) -> Float[Tensor, "B T C H W"]:
         """The reconstruction of `frames`: encoded, quantized, decoded."""

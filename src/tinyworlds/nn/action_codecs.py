@@ -46,8 +46,7 @@ class MeanConcatEncoder(nn.Module):
     def forward(self, frames: Float[Tensor, "B T C H W"]) -> Float[Tensor, "B T-1 A"]:
         """The continuous latent of each transition."""
         pooled = self.transformer(self.patch_embedding(frames)).mean(dim=2)
-        latents: Tensor = self.head(torch.cat([pooled[:, :-1], pooled[:, 1:]], dim=-1))
-        return latents
+        return self.head(torch.cat([pooled[:, :-1], pooled[:, 1:]], dim=-1))
 
 
 class MaskedDecoder(nn.Module):
@@ -98,8 +97,7 @@ class MaskedDecoder(nn.Module):
             hidden[:, 0] = False
             tokens = torch.where(hidden.unsqueeze(-1), self.mask_token, tokens)
         every = torch.ones(frames.shape[1], dtype=torch.bool, device=frames.device)
-        following: Tensor = self.pixel_head(self.norm(self.transformer(tokens, Condition(codes, every)))).tanh()
-        return following
+        return self.pixel_head(self.norm(self.transformer(tokens, Condition(codes, every)))).tanh()
 
 
 ENCODERS: dict[str, type[nn.Module]] = {"mean_concat": MeanConcatEncoder, "motion": MotionEncoder}

@@ -24,8 +24,7 @@ class Attention(nn.Module):
         """Let the K tokens of each row attend to each other; token i to j only where ``visible[i, j]``."""
         q, k, v = rearrange(self.qkv(x), "n k (three h d) -> three n h k d", three=3, h=self.num_heads)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
-        mixed: Tensor = self.out(rearrange(attended, "n h k d -> n k (h d)"))
-        return mixed
+        return self.out(rearrange(attended, "n h k d -> n k (h d)"))
 
 
 class SpatialAttention(Attention):

@@ -22,5 +22,4 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch E"]) -> Float[Tensor, "*batch E"]:
         gate, value = self.gate_and_value(x).chunk(2, dim=-1)
-        mixed: Tensor = self.out(F.silu(gate) * value)
-        return mixed
+        return self.out(F.silu(gate) * value)

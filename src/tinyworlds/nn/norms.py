@@ -28,8 +28,7 @@ class RMSNorm(nn.Module):
         self.norm = nn.RMSNorm(embed_dim, eps=EPS)
 
     def forward(self, x: Float[Tensor, "B T P E"], condition: None = None) -> Float[Tensor, "B T P E"]:
-        normed: Tensor = self.norm(x)
-        return normed
+        return self.norm(x)
 
 
 class FiLM(nn.Module):

@@ -43,8 +43,7 @@ class Residual(nn.Module):
     ) -> Float[Tensor, "B T P E"]:
         if self.norm_first:
             return x + self.part(self.norm(x, condition), *arguments)
-        normed: Tensor = self.norm(x + self.part(x, *arguments), condition)
-        return normed
+        return self.norm(x + self.part(x, *arguments), condition)
 
 
 class Block(nn.Module):
@@ -75,8 +74,7 @@ class Block(nn.Module):
         x = self.spatial(x, condition)
         if self.temporal is not None:
             x = self.temporal(x, condition, timeline.visible)
-        transformed: Tensor = self.feed_forward(x, condition)
-        return transformed
+        return self.feed_forward(x, condition)
 
 
 class SpaceTimeTransformer(nn.Module):
