@@ -1,5 +1,6 @@
 """Train one stage, or all three in order: ``python train.py [stage=…] [data=…] [experiment=…]``."""
 
+import contextlib
 import logging
 import time
 import warnings
@@ -29,6 +30,7 @@ for doubt in (
     "Found .* in eval mode",
     ".*does not have many workers",
     ".*LeafSpec",
+    "The number of training batches",
 ):
     warnings.filterwarnings("ignore", doubt)
 
@@ -50,6 +52,9 @@ def train_all(config: DictConfig) -> float:
     runs = Path(config.runs_dir, config.data.name)
     here = hydra_dir.relative_to((runs / "all").absolute())
     todo = [name for name in STAGES if name not in checkpoints]
+    with contextlib.suppress(OSError):  # nothing is kept there: each stage has a folder of its own
+        hydra_dir.rmdir()
+        hydra_dir.parent.rmdir()
     for stage in todo:
         build_trainer(compose("train", [*task, f"stage={stage}", "run_dir=none"]))  # typing errors cost no training
     loss = float("nan")

@@ -42,6 +42,7 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["stage=video_tokenizer", "seed=abc"], "seed=abc"),
         (["stage=action_tokenizer", "data.clip_length=1"], "data.clip_length=1"),
         (["stage=video"], "stage/video"),
+        (["stage=video_tokenizer", "data.path=null"], "data=video needs data.path="),
         (["trainer.max_steps=0"], "trainer.max_steps=0"),
     ],
 )

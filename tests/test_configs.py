@@ -165,6 +165,15 @@ def test_every_command_of_the_readme_composes(command, options):
     OmegaConf.to_container(composed(*first, name=name))
 
 
+def test_the_readmes_new_dataset_is_made_of_what_there_is():
+    blocks = re.findall(r"```yaml\n(.*?)```", README, re.S)
+    recording, data = (OmegaConf.create(block) for block in blocks)
+    game = OmegaConf.load(CONF / "data/atari_pong.yaml")
+    assert set(data) == set(game)
+    assert [str(entry).replace("breakout", "atari_pong") for entry in data.defaults] == [str(e) for e in game.defaults]
+    assert set(recording) - {"defaults"} <= set(OmegaConf.load(CONF / "recording/default.yaml"))
+
+
 def test_make_runs_what_there_is():
     makefile = (CONF.parent / "Makefile").read_text()
     for module in re.findall(r"-m (tinyworlds[\w.]+)", makefile):

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import runpy
 import subprocess
 import sys
@@ -139,9 +140,16 @@ def test_half_precision_trains_too(trained, stage):
 @pytest.mark.slow
 def test_pong_is_recorded_learned_and_played(tmp_path):
     """The whole of `make world`, at a hundredth of its length, in processes of their own."""
-    short = ["data.recording.frames=1500", "data.recording.max_episode_steps=150", "trainer.max_steps=30"]
+    short = [
+        "data.recording.frames=1500",
+        "data.recording.max_episode_steps=150",
+        "trainer.max_steps=30",
+        "validations=1",
+        "trainer.limit_val_batches=2",
+    ]
     for script, *options in (("train.py", *short, "data.batch_size=8"), ("play.py", "clips=8", "frames=6")):
-        subprocess.run([sys.executable, str(CONF.parent / script), *options], cwd=tmp_path, check=True, timeout=600)
+        command = [sys.executable, str(CONF.parent / script), *options]
+        subprocess.run(command, cwd=tmp_path, check=True, timeout=600, env={**os.environ, "OMP_NUM_THREADS": "2"})
     quality = json.loads(next(tmp_path.glob("runs/atari_pong/dynamics/*/play/next_frame.json")).read_text())
     assert quality["psnr"] > 15
     assert (tmp_path / "data/atari_pong.h5").is_file()

@@ -168,5 +168,9 @@ def test_the_command_extracts(video: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     with FrameStore(tmp_path / "out.h5") as store:
         assert (store.num_frames, store.height, store.width) == (30, 8, 12)
+    again = subprocess.run([*command, f"path={video}"], capture_output=True, text=True)
+    sentence = f"error: {tmp_path / 'out.h5'} is there already: move it away, or give another out=\n"
+    assert (again.returncode, again.stderr) == (1, sentence)
+    (tmp_path / "out.h5").unlink()
     done = subprocess.run([*command, "path=none.mp4"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (1, "error: there is no video none.mp4\n")

@@ -100,7 +100,9 @@ def spread_starts(
     ends = np.cumsum(possible)
     if not len(ends) or ends[-1] == 0:
         longest = int((spans[:, 1] - spans[:, 0]).max(initial=0))
-        raise ValueError(f"no held-out episode has {length} frames, the longest has {longest}: ask for fewer")
+        raise ValueError(
+            f"no held-out episode has {length} frames, the longest has {longest}: ask for less with frames= or prompt="
+        )
     parts = (np.arange(count) + np.random.default_rng(seed).random(count)) / count
     positions = (parts * ends[-1]).astype(np.int64)
     span = np.searchsorted(ends, positions, side="right")

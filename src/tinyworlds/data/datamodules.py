@@ -209,7 +209,9 @@ class Sonic(PublicStore):
 class Video(ClipDataModule):
     """A video, extracted by `extraction` on first use to a store beside it; or a ready .h5 store."""
 
-    def __init__(self, *, path: str, extraction: Extraction, **options: Any) -> None:
+    def __init__(self, *, path: str | None, extraction: Extraction, **options: Any) -> None:
+        if path is None:
+            raise ValueError("data=video needs data.path=, of a video or of a store")
         self.video = Path(path)
         super().__init__(path=str(store_beside(self.video)), **options)
         self.extraction = extraction

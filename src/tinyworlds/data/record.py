@@ -17,7 +17,7 @@ from tinyworlds.data.game import Game
 from tinyworlds.data.policies import HeldActions, Policy, PongPlayer
 from tinyworlds.data.resize import AreaFilter
 from tinyworlds.data.settings import check_number, check_whole, crop_box, frame_size
-from tinyworlds.data.store import StoreWriter
+from tinyworlds.data.store import StoreWriter, check_free
 from tinyworlds.progress import track
 
 
@@ -134,6 +134,7 @@ class Recording:
 def main(config: DictConfig) -> None:
     """Record as conf/record.yaml says."""
     path = Path(config.path)
+    check_free(path, "path")
     recording: Recording = build(OmegaConf.masked_copy(config, [str(key) for key in config if key != "path"]))
     recording.write(path)
     print(f"{recording.frames} frames of {recording.env} in {path}")

@@ -239,6 +239,16 @@ def open_hdf5(path: Path) -> h5py.File:
         raise ValueError(f"{path} cannot be read as an HDF5 file: {error}") from None
 
 
+def check_free(path: Path, option: str) -> None:
+    """Refuse to write a store over another: worlds may have been trained on that.
+
+    Raises:
+        ValueError: there is a file already.
+    """
+    if path.exists():
+        raise ValueError(f"{path} is there already: move it away, or give another {option}=")
+
+
 def check_settings(store: FrameStore, expected: Mapping[str, Any]) -> None:
     """Refuse a store that was made with other settings than `expected`.
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tinyworlds.command import build, command
 from tinyworlds.data.settings import check_number, crop_box, frame_size
-from tinyworlds.data.store import StoreWriter
+from tinyworlds.data.store import StoreWriter, check_free
 from tinyworlds.progress import track
 
 STORE_SUFFIXES = (".h5", ".hdf5")
@@ -146,6 +146,7 @@ def main(config: DictConfig) -> None:
     out = store_beside(video) if config.out is None else Path(config.out)
     if out == video:
         raise ValueError(f"path={video}: is a store already, not a video")
+    check_free(out, "out")
     extraction: Extraction = build(OmegaConf.masked_copy(config, [str(k) for k in config if k not in ("path", "out")]))
     print(f"{extraction.write(video, out)} frames of {video} in {out}")
 
