@@ -1,12 +1,16 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 import pytest
 
 from tinyworlds.data.store import StoreWriter
+from tinyworlds.data.video import Extraction
 
 WriteStore = Callable[..., Path]
+FPS, FRAMES = 30, 90
 
 
 def numbered_frames(numbers: Sequence[int], height: int = 8, width: int = 6) -> np.ndarray:
@@ -36,3 +40,24 @@ def write_store(tmp_path: Path) -> WriteStore:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three seconds at 30 frames/s: red says the time, the upper left quarter is green."""
+    path = tmp_path_factory.mktemp("video") / "game.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=FPS, options={"crf": "1"})
+        stream.width, stream.height, stream.pix_fmt = 80, 60, "yuv420p"
+        for number in range(FRAMES):
+            picture = np.zeros((60, 80, 3), np.uint8)
+            picture[..., 0] = 40 + 2 * number
+            picture[:30, :40, 1] = 200
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def extraction(**settings: Any) -> Extraction:
+    whole = {"top": 0, "bottom": None, "left": 0, "right": None}
+    return Extraction(**{"fps": None, "size": 16, "crop": whole, "start": 0, "end": None} | settings)

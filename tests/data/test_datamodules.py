@@ -11,8 +11,7 @@ from tinyworlds.command import CONF, build
 from tinyworlds.data.datamodules import ClipDataModule, Video
 from tinyworlds.data.store import FrameStore
 
-from .conftest import WriteStore, numbered_frames, numbers_of
-from .test_video import extraction, video  # noqa: F401
+from .conftest import WriteStore, extraction, numbered_frames, numbers_of
 
 DATASETS = sorted({path.stem for path in (CONF / "data").glob("*.yaml")} - {"base"})
 OPTIONS: dict[str, Any] = {
@@ -199,7 +198,7 @@ def test_a_public_file_that_is_there_is_not_downloaded(tmp_path: Path, write_sto
     assert data.store.num_frames == 100
 
 
-def test_a_video_is_extracted_on_first_use(video: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_video_is_extracted_on_first_use(video: Path, tmp_path: Path) -> None:
     path = tmp_path / "game.mp4"
     path.write_bytes(video.read_bytes())
     options = OPTIONS | {"path": str(path)}

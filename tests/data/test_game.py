@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ def counting_env(**attributes):
     """An environment that renders how many steps it has made, and whose episodes are 7 steps long."""
 
     class Counting(gymnasium.Env):
-        metadata = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012
+        metadata: ClassVar[dict[str, object]] = {"render_modes": ["rgb_array"], "render_fps": 30}
         action_space = gymnasium.spaces.Discrete(3, start=2)
 
         def __init__(self, render_mode):

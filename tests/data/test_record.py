@@ -2,7 +2,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -55,7 +55,7 @@ def test_the_seed_decides_the_recording(tmp_path: Path) -> None:
 class Echo(gymnasium.Env):
     """Renders the last action, or 99 after a reset; an episode ends after 13 steps."""
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012
+    metadata: ClassVar[dict[str, object]] = {"render_modes": ["rgb_array"], "render_fps": 20}
     action_space = gymnasium.spaces.Discrete(5)
     render_mode = "rgb_array"
 

@@ -57,21 +57,13 @@ class Dynamics(Stage):
     ) -> None:
         super().__init__(frame_size=video_tokenizer.frame_size, dataset=dataset, codes=video_tokenizer.vocabulary)
         self.save_hyperparameters(ignore=["video_tokenizer", "action_tokenizer"])
-        self.save_hyperparameters(
-            {
-                "video_tokenizer": dict(video_tokenizer.hparams),
-                "action_tokenizer": dict(action_tokenizer.hparams),
-            }
-        )
+        tokenizers = (video_tokenizer, action_tokenizer)
+        self.save_hyperparameters({tokenizer.name: dict(tokenizer.hparams) for tokenizer in tokenizers})
         if masking not in MASKINGS:
             raise ValueError(f"stage.masking={masking!r} is none of {', '.join(MASKINGS)}")
         if not 0 <= mask_ratio <= 1:
             raise ValueError(f"stage.mask_ratio={mask_ratio} is a share, from 0 to 1")
-        if video_tokenizer.frame_size != action_tokenizer.frame_size:
-            raise ValueError(
-                f"the video tokenizer is for frames of {video_tokenizer.frame_size}, "
-                f"the action tokenizer for frames of {action_tokenizer.frame_size}"
-            )
+        _check_same_frames(video_tokenizer, action_tokenizer)
         check_whole("data.clip_length", dataset["clip_length"], at_least=2)
         self.masking = masking
         self.mask_ratio = mask_ratio
@@ -274,6 +266,14 @@ class Dynamics(Stage):
             page = as_pictures(self.render(tokens, count=1)[:, 0])
             pages.append(grid(page[None], scale=2, column_labels=names))
         return np.stack(pages)
+
+
+def _check_same_frames(video_tokenizer: VideoTokenizer, action_tokenizer: ActionTokenizer) -> None:
+    if video_tokenizer.frame_size != action_tokenizer.frame_size:
+        raise ValueError(
+            f"the video tokenizer is for frames of {video_tokenizer.frame_size}, "
+            f"the action tokenizer for frames of {action_tokenizer.frame_size}"
+        )
 
 
 def clean_context(frames: int, device: torch.device) -> Timeline:

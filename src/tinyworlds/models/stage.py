@@ -1,5 +1,6 @@
 """What the three stages share: their optimizer, their place in a checkpoint, the data they were trained on."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -20,7 +21,7 @@ METRIC = "val/loss"
 """What the best checkpoint is chosen by, and what a sweep gets to minimize."""
 
 
-class Stage(L.LightningModule):
+class Stage(L.LightningModule, ABC):
     """One of the three models.
 
     `dataset` says what the stage is trained on: its ``name``, the ``path`` of its store, the ``val_fraction``
@@ -89,9 +90,9 @@ class Stage(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["stage"] = self.name
 
+    @abstractmethod
     def pictures(self, frames: Float[Tensor, "B T C H W"]) -> dict[str, np.ndarray]:
         """What to look at while training: uint8 images (H, W, 3) and films (T, H, W, 3) by name."""
-        raise NotImplementedError
 
 
 def validation_psnr() -> PeakSignalNoiseRatio:
