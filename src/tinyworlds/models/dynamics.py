@@ -1,6 +1,6 @@
 """Dynamics: from the tokens of the frames so far and an action to the tokens of the next frame."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -16,6 +16,7 @@ from tinyworlds.media import grid
 from tinyworlds.models.action_tokenizer import ActionTokenizer
 from tinyworlds.models.stage import METRIC, Stage, as_pictures, validation_psnr
 from tinyworlds.models.video_tokenizer import VideoTokenizer
+from tinyworlds.nn.attention import KeysAndValues
 from tinyworlds.nn.norms import Condition
 from tinyworlds.nn.positions import spatial_positions
 from tinyworlds.nn.transformer import SpaceTimeTransformer, Timeline
@@ -110,10 +111,15 @@ class Dynamics(Stage):
         hidden: Bool[Tensor, "B T P"],
         condition: Condition | None,
         timeline: Timeline | None = None,
+        past: Sequence[KeysAndValues] | None = None,
+        kept: list[KeysAndValues] | None = None,
     ) -> Float[Tensor, "B T P E"]:
-        """Features of each token, from which `to_logits` guesses it, where the `hidden` ones are not seen."""
+        """Features of each token, from which `to_logits` guesses it, where the `hidden` ones are not seen.
+
+        `timeline`, `past`, `kept`: see `SpaceTimeTransformer`.
+        """
         codes = torch.where(hidden.unsqueeze(-1), self.mask_token, self.video_tokenizer.quantizer.codes(tokens))
-        return self.transformer(self.from_latent(codes) + self.positions, condition, timeline)
+        return self.transformer(self.from_latent(codes) + self.positions, condition, timeline, past, kept)
 
     def condition(self, actions: Int64[Tensor, "B N"]) -> Condition:
         """Align N actions with the N+1 frames they lead to; none leads to the first."""
@@ -141,7 +147,8 @@ class Dynamics(Stage):
         """The tokens of the next `horizon` frames, decoded together, of which the last actions lead to each.
 
         Only as many of the last frames are seen as make, with the predicted ones, a window of
-        `context_length`.
+        `context_length`. Seen frames do not depend on those being decoded: their keys and values are
+        computed once, and each decoding step runs on the new frames alone.
 
         Raises:
             ValueError: the horizon leaves no frame to be seen.
@@ -150,11 +157,12 @@ class Dynamics(Stage):
         seen = tokens[:, -(self.context_length - horizon) :]
         length = seen.shape[1]
         condition = self.condition(actions[:, -(length + horizon - 1) :])
+        past: list[KeysAndValues] = []
+        self(seen, torch.zeros_like(seen, dtype=torch.bool), condition.at(slice(length)), kept=past)
+        following, timeline = condition.at(slice(length, None)), Timeline.causal(horizon, tokens.device, past=length)
 
         def logits(guessed: Int64[Tensor, "B N P"], hidden: Bool[Tensor, "B N P"]) -> Float[Tensor, "B N P V"]:
-            all_hidden = torch.cat([torch.zeros_like(seen, dtype=torch.bool), hidden], dim=1)
-            features = self(torch.cat([seen, guessed], dim=1), all_hidden, condition)
-            return self.to_logits(features[:, length:])
+            return self.to_logits(self(guessed, hidden, following, timeline, past))
 
         shape = (tokens.shape[0], horizon, tokens.shape[2])
         return decode(logits, shape, decoding=decoding, generator=generator, device=tokens.device)
@@ -182,7 +190,7 @@ class Dynamics(Stage):
             features = self(
                 torch.cat([tokens[:, :-1], targets], dim=1),
                 torch.cat([torch.zeros_like(hidden), hidden], dim=1),
-                Condition(condition.latents[:, timeline.times], condition.given[timeline.times]),
+                condition.at(timeline.times),
                 timeline,
             )[:, frames - 1 :]
         # The vocabulary is much wider than the embedding: only what is guessed is projected to it.

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 EPS = 1e-5
@@ -18,6 +18,10 @@ class Condition(NamedTuple):
 
     latents: Float[Tensor, "B T A"]
     given: Bool[Tensor, " T"]
+
+    def at(self, frames: slice | Int64[Tensor, " n"]) -> "Condition":
+        """That of some of the frames."""
+        return Condition(self.latents[:, frames], self.given[frames])
 
 
 class RMSNorm(nn.Module):

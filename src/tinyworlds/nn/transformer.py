@@ -1,12 +1,13 @@
 """The space-time transformer: attention within a frame, causal attention over frames, feed-forward."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from tinyworlds.nn.attention import SpatialAttention, TemporalAttention
+from tinyworlds.nn.attention import KeysAndValues, SpatialAttention, TemporalAttention
 from tinyworlds.nn.feed_forward import SwiGLU
 from tinyworlds.nn.norms import Condition, RMSNorm, norm_for
 from tinyworlds.nn.positions import temporal_positions
@@ -15,18 +16,20 @@ NORMS = ("pre", "post")
 
 
 class Timeline(NamedTuple):
-    """When each frame is, `times` (T,) from 0, and which frames it sees, `visible` (T, T): row sees column."""
+    """When each of T frames is, `times` from 0, and which of K frames it sees: row sees column where `visible`.
+
+    Of the K frames the first K - T are past ones, of which only keys and values are left.
+    """
 
     times: Int64[Tensor, " T"]
-    visible: Bool[Tensor, "T T"]
+    visible: Bool[Tensor, "T K"]
 
     @classmethod
-    def causal(cls, length: int, device: torch.device | None = None) -> Self:
-        """Frames one after the other, each of which sees itself and those before it."""
-        return cls(
-            torch.arange(length, device=device),
-            torch.ones(length, length, dtype=torch.bool, device=device).tril(),
-        )
+    def causal(cls, length: int, device: torch.device | None = None, *, past: int = 0) -> Self:
+        """`length` frames one after the other, after `past` others; each sees itself and those before it."""
+        total = past + length
+        visible = torch.ones(total, total, dtype=torch.bool, device=device).tril()
+        return cls(torch.arange(past, total, device=device), visible[past:])
 
 
 class Residual(nn.Module):
@@ -69,11 +72,16 @@ class Block(nn.Module):
         self.feed_forward = residual(SwiGLU(embed_dim=embed_dim, hidden_dim=hidden_dim))
 
     def forward(
-        self, x: Float[Tensor, "B T P E"], condition: Condition | None, timeline: Timeline
+        self,
+        x: Float[Tensor, "B T P E"],
+        condition: Condition | None,
+        timeline: Timeline,
+        past: KeysAndValues | None,
+        kept: list[KeysAndValues] | None,
     ) -> Float[Tensor, "B T P E"]:
         x = self.spatial(x, condition)
         if self.temporal is not None:
-            x = self.temporal(x, condition, timeline.visible)
+            x = self.temporal(x, condition, timeline.visible, past, kept)
         return self.feed_forward(x, condition)
 
 
@@ -122,14 +130,18 @@ class SpaceTimeTransformer(nn.Module):
         x: Float[Tensor, "B T P E"],
         condition: Condition | None = None,
         timeline: Timeline | None = None,
+        past: Sequence[KeysAndValues] | None = None,
+        kept: list[KeysAndValues] | None = None,
     ) -> Float[Tensor, "B T P E"]:
         """Transform tokens that carry their positions in space already; those in time are added here.
 
-        Without a `timeline` the frames follow one another and each sees itself and those before it.
+        Without a `timeline` the frames follow one another and each sees itself and those before it. What each
+        block knows of the frames is added to `kept`, and may be given as the `past` of later ones: the features
+        of frames that see nothing after them don't depend on whether they are computed with those or before.
         """
         timeline = timeline or Timeline.causal(x.shape[1], x.device)
         if self.temporal:
             x = x + temporal_positions(timeline.times, self.embed_dim).to(x.dtype)
-        for block in self.blocks:
-            x = block(x, condition, timeline)
+        for index, block in enumerate(self.blocks):
+            x = block(x, condition, timeline, None if past is None else past[index], kept)
         return x if self.last_norm is None else self.last_norm(x)
