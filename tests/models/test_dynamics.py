@@ -1,8 +1,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from tinyworlds.maskgit import Decoding, anchored_mask
+from tinyworlds.maskgit import Decoding, anchored_mask, decode
 from tinyworlds.models import ActionTokenizer, Dynamics
 from tinyworlds.models.dynamics import clean_context
 
@@ -62,11 +64,9 @@ def test_a_clean_context_guesses_what_decoding_guesses(dynamics, tokens, actions
     """Frame t has the features that it has when it is decoded alone after the frames before it."""
     hidden = torch.rand(2, 3, 6, generator=torch.Generator().manual_seed(0)) < 0.6
     condition = dynamics.condition(actions)
+    past = dynamics.remember(tokens[:, :-1], condition.at(slice(3)))
     timeline = clean_context(4, tokens.device)
-    both = torch.cat([tokens[:, :-1], tokens[:, 1:]], dim=1)
-    all_hidden = torch.cat([torch.zeros_like(hidden), hidden], dim=1)
-    given = type(condition)(condition.latents[:, timeline.times], condition.given[timeline.times])
-    at_once = dynamics(both, all_hidden, given, timeline)[:, 3:]
+    at_once = dynamics(tokens[:, 1:], hidden, condition.at(slice(1, None)), timeline, past)
     for t in range(1, 4):
         window = torch.cat([torch.zeros(2, t, 6, dtype=torch.bool), hidden[:, t - 1 : t]], dim=1)
         alone = dynamics(tokens[:, : t + 1], window, dynamics.condition(actions[:, :t]))[:, -1]
@@ -77,6 +77,49 @@ def test_the_first_frame_has_no_action(dynamics, actions):
     condition = dynamics.condition(actions)
     assert condition.given.tolist() == [False, True, True, True]
     assert torch.equal(condition.latents[:, 1:], dynamics.action_tokenizer.quantizer.codes(actions))
+
+
+def whole_window(dynamics, tokens, actions, *, horizon):
+    """Logits as a window of all frames gives them, whatever it has in common with the step before."""
+    seen = torch.zeros_like(tokens, dtype=torch.bool)
+
+    def predict(guessed, hidden):
+        every = torch.cat([tokens, guessed], dim=1), torch.cat([seen, hidden], dim=1)
+        return logits(dynamics, *every, actions)[:, -horizon:]
+
+    return predict
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    context=st.integers(1, 3),
+    horizon=st.integers(1, 3),
+    batch=st.integers(1, 3),
+    steps=st.integers(1, 5),
+    temperature=st.sampled_from([0.0, 1.0]),
+    seed=st.integers(0, 2**31),
+)
+def test_decoding_the_new_frames_alone_is_decoding_the_whole_window(
+    dynamics, context, horizon, batch, steps, temperature, seed
+):
+    """The same tokens from the same seed, and logits equal to 1e-5, whatever is hidden."""
+    dynamics.context_length = context + horizon
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(27, (batch, context, 6), generator=generator)
+    actions = torch.randint(4, (batch, context + horizon - 1), generator=generator)
+    decoding = Decoding(steps=steps, schedule="exponential", temperature=temperature)
+    plain = whole_window(dynamics, tokens, actions, horizon=horizon)
+    following = dynamics.predict(
+        tokens, actions, horizon=horizon, decoding=decoding, generator=torch.Generator().manual_seed(seed)
+    )
+    wanted = decode(plain, (batch, horizon, 6), decoding=decoding, generator=torch.Generator().manual_seed(seed))
+    assert torch.equal(following, wanted)
+
+    hidden = torch.rand(batch, horizon, 6, generator=generator) < 0.5
+    condition = dynamics.condition(actions)
+    past = dynamics.remember(tokens, condition.at(slice(context)))
+    alone = dynamics.to_logits(dynamics(following, hidden, condition.at(slice(context, None)), past=past))
+    torch.testing.assert_close(alone, plain(following, hidden), atol=1e-5, rtol=1e-5)
 
 
 def test_prediction_sees_the_last_frames_of_its_window_alone(dynamics):

@@ -24,6 +24,14 @@ def test_tokens_decode_to_what_their_codes_decode_to(video_tokenizer, frames):
     torch.testing.assert_close(video_tokenizer.detokenize(tokens), video_tokenizer.decode(codes))
 
 
+@pytest.mark.parametrize("last", [1, 3, 5, 9])
+@pytest.mark.parametrize("temporal", [True, False])
+def test_the_last_frames_alone_look_as_they_do_among_all(video_tokenizer, frames, temporal, last):
+    tokenizer = VideoTokenizer(**{**video_tokenizer.hparams, "temporal": temporal}).eval()
+    codes = tokenizer.encode(frames)
+    torch.testing.assert_close(tokenizer.decode(codes, last=last), tokenizer.decode(codes)[:, -last:])
+
+
 def test_gradients_of_the_reconstruction_reach_every_weight(video_tokenizer, frames):
     video_tokenizer.loss(video_tokenizer(frames), frames).backward()
     silent = [

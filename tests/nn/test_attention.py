@@ -1,7 +1,11 @@
 import pytest
 import torch
+from einops import rearrange
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from tinyworlds.nn.attention import SpatialAttention, TemporalAttention
+from tinyworlds.nn import narrow
+from tinyworlds.nn.attention import KeysAndValues, SpatialAttention, TemporalAttention
 from tinyworlds.nn.transformer import Timeline
 
 
@@ -36,3 +40,44 @@ def test_temporal_attention_is_softmax_attention_over_visible_frames_of_each_pla
 def test_heads_that_do_not_divide_the_width_are_refused():
     with pytest.raises(ValueError, match="embed_dim=10 does not divide into num_heads=3"):
         SpatialAttention(embed_dim=10, num_heads=3)
+
+
+@pytest.mark.parametrize("num_heads", [1, 6])  # of 24 channels, left to the fused kernel, and of 4
+def test_wide_and_narrow_heads_have_the_gradients_of_softmax_attention(num_heads):
+    for attention, arguments in (
+        (SpatialAttention(embed_dim=24, num_heads=num_heads), ()),
+        (TemporalAttention(embed_dim=24, num_heads=num_heads), (Timeline.causal(3).visible,)),
+    ):
+        x, weight = torch.randn(2, 3, 5, 24, requires_grad=True), torch.randn(2, 3, 5, 24)
+        inputs = (x, *attention.parameters())
+        rows, back = ("b t p e -> (b t) p e", "(b t) p e -> b t p e")
+        if arguments:
+            rows, back = ("b t p e -> (b p) t e", "(b p) t e -> b t p e")
+        expected = rearrange(written_out(attention, rearrange(x, rows), *arguments), back, b=2)
+        wanted = torch.autograd.grad((expected * weight).sum(), inputs)
+        got = torch.autograd.grad((attention(x, *arguments) * weight).sum(), inputs)
+        for one, other in zip(got, wanted, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_heads_are_worked_on_in_parts_that_do_not_change_them(monkeypatch):
+    q, k, v = torch.randn(3, 7, 4, 5)
+    whole = narrow.self_attention(q, k, v)
+    monkeypatch.setattr(narrow, "CACHED", 3 * 5 * 5)  # three heads at a time, and one at the end
+    torch.testing.assert_close(narrow.self_attention(q, k, v), whole)
+
+
+@settings(max_examples=30)
+@given(past=st.integers(1, 4), now=st.integers(1, 3), num_heads=st.sampled_from([1, 6]), seed=st.integers(0, 2**31))
+def test_remembered_frames_are_seen_as_if_they_were_there(past, now, num_heads, seed):
+    """Whatever the later frames see of them and of one another."""
+    generator = torch.Generator().manual_seed(seed)
+    attention = TemporalAttention(embed_dim=24, num_heads=num_heads)
+    x = torch.randn(2, past + now, 3, 24, generator=generator)
+    visible = torch.rand(past + now, past + now, generator=generator) < 0.5
+    visible |= torch.eye(past + now, dtype=torch.bool)
+    together = attention(x, visible)[:, past:]
+    kept: list[KeysAndValues] = []
+    attention(x[:, :past], visible[:past, :past], kept=kept)
+    for memory in (kept[0], attention.remember(x[:, :past])):
+        torch.testing.assert_close(attention(x[:, past:], visible[past:], memory), together, atol=1e-5, rtol=1e-4)

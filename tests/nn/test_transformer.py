@@ -44,6 +44,18 @@ def test_a_timeline_places_frames_by_their_times_not_their_order():
     torch.testing.assert_close(model(x[:, order], None, timeline), model(x)[:, order])
 
 
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("num_heads", [1, 4])  # wide and narrow ones
+@pytest.mark.parametrize("later", [1, 3])
+def test_frames_after_remembered_ones_have_the_features_that_they_have_with_them(norm, num_heads, later):
+    model = SpaceTimeTransformer(**{**OPTIONS, "norm": norm, "num_heads": num_heads, "condition_dim": 2})
+    x, condition = torch.randn(2, 5, 6, 16), Condition(torch.randn(2, 5, 2), torch.arange(5) > 0)
+    first = 5 - later
+    past = model.remember(x[:, :first], condition.at(slice(first)))
+    alone = model(x[:, first:], condition.at(slice(first, None)), past=past)
+    torch.testing.assert_close(alone, model(x, condition)[:, first:])
+
+
 @pytest.mark.parametrize(("option", "value"), [("norm", "middle"), ("num_blocks", 0)])
 def test_impossible_options_are_refused_by_name(option, value):
     with pytest.raises(ValueError, match=f"{option}="):

@@ -1,6 +1,6 @@
 """Dynamics: from the tokens of the frames so far and an action to the tokens of the next frame."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -16,10 +16,9 @@ from tinyworlds.media import grid
 from tinyworlds.models.action_tokenizer import ActionTokenizer
 from tinyworlds.models.stage import METRIC, Stage, as_pictures, validation_psnr
 from tinyworlds.models.video_tokenizer import VideoTokenizer
-from tinyworlds.nn.attention import KeysAndValues
 from tinyworlds.nn.norms import Condition
 from tinyworlds.nn.positions import spatial_positions
-from tinyworlds.nn.transformer import SpaceTimeTransformer, Timeline
+from tinyworlds.nn.transformer import Past, SpaceTimeTransformer, Timeline
 
 MASKINGS = ("anchored", "clean_context")
 
@@ -32,9 +31,9 @@ class Dynamics(Stage):
 
     ``masking=anchored`` (published) hides at least `mask_ratio` of a clip's tokens, but leaves each position
     seen in one frame. ``clean_context`` trains what decoding does: every frame of the clip is guessed, fully
-    hidden with probability `mask_ratio`, from the clean frames before it. All at once: the transformer is
-    given the clean frames and the hidden ones, and hidden frame t sees the clean ones before t and itself
-    (the vectorized training of block diffusion, arXiv 2503.09573).
+    hidden with probability `mask_ratio`, from the clean frames before it. All at once: hidden frame t sees what
+    is remembered of the clean ones before t, and itself (the vectorized training of block diffusion, arXiv
+    2503.09573).
 
     Raises `ValueError` for an unknown `masking`, an impossible `mask_ratio`, or tokenizers of unlike frames.
     """
@@ -111,15 +110,22 @@ class Dynamics(Stage):
         hidden: Bool[Tensor, "B T P"],
         condition: Condition | None,
         timeline: Timeline | None = None,
-        past: Sequence[KeysAndValues] | None = None,
-        kept: list[KeysAndValues] | None = None,
+        past: Past | None = None,
     ) -> Float[Tensor, "B T P E"]:
         """Features of each token, from which `to_logits` guesses it, where the `hidden` ones are not seen.
 
-        `timeline`, `past`, `kept`: see `SpaceTimeTransformer`.
+        `timeline` and `past`: see `SpaceTimeTransformer`.
         """
         codes = torch.where(hidden.unsqueeze(-1), self.mask_token, self.video_tokenizer.quantizer.codes(tokens))
-        return self.transformer(self.from_latent(codes) + self.positions, condition, timeline, past, kept)
+        return self.transformer(self.embed(codes), condition, timeline, past)
+
+    def remember(self, tokens: Int64[Tensor, "B T P"], condition: Condition) -> Past:
+        """What frames that follow these seen ones need of them."""
+        return self.transformer.remember(self.embed(self.video_tokenizer.quantizer.codes(tokens)), condition)
+
+    def embed(self, codes: Float[Tensor, "B T P L"]) -> Float[Tensor, "B T P E"]:
+        """Codes of tokens, or what stands for hidden ones, at their place."""
+        return self.from_latent(codes) + self.positions
 
     def condition(self, actions: Int64[Tensor, "B N"]) -> Condition:
         """Align N actions with the N+1 frames they lead to; none leads to the first."""
@@ -157,12 +163,11 @@ class Dynamics(Stage):
         seen = tokens[:, -(self.context_length - horizon) :]
         length = seen.shape[1]
         condition = self.condition(actions[:, -(length + horizon - 1) :])
-        past: list[KeysAndValues] = []
-        self(seen, torch.zeros_like(seen, dtype=torch.bool), condition.at(slice(length)), kept=past)
-        following, timeline = condition.at(slice(length, None)), Timeline.causal(horizon, tokens.device, past=length)
+        past = self.remember(seen, condition.at(slice(length)))
+        following = condition.at(slice(length, None))
 
         def logits(guessed: Int64[Tensor, "B N P"], hidden: Bool[Tensor, "B N P"]) -> Float[Tensor, "B N P V"]:
-            return self.to_logits(self(guessed, hidden, following, timeline, past))
+            return self.to_logits(self(guessed, hidden, following, past=past))
 
         shape = (tokens.shape[0], horizon, tokens.shape[2])
         return decode(logits, shape, decoding=decoding, generator=generator, device=tokens.device)
@@ -186,13 +191,9 @@ class Dynamics(Stage):
             hidden = frame_mask(
                 (batch, frames - 1, patches), full=self.mask_ratio, generator=generator, device=tokens.device
             )
+            past = self.remember(tokens[:, :-1], condition.at(slice(-1)))
             timeline = clean_context(frames, tokens.device)
-            features = self(
-                torch.cat([tokens[:, :-1], targets], dim=1),
-                torch.cat([torch.zeros_like(hidden), hidden], dim=1),
-                condition.at(timeline.times),
-                timeline,
-            )[:, frames - 1 :]
+            features = self(targets, hidden, condition.at(slice(1, None)), timeline, past)
         # The vocabulary is much wider than the embedding: only what is guessed is projected to it.
         logits, truth = self.to_logits(features[hidden]), targets[hidden]
         return F.cross_entropy(logits, truth), (logits.argmax(-1) == truth).float().mean()
@@ -221,7 +222,7 @@ class Dynamics(Stage):
 
     def render(self, tokens: Int64[Tensor, "B T P"], *, count: int) -> Float[Tensor, "B count C H W"]:
         """The last `count` frames of a window of tokens, in about [-1, 1]."""
-        return self.video_tokenizer.detokenize(tokens[:, -self.context_length :])[:, -count:]
+        return self.video_tokenizer.detokenize(tokens[:, -self.context_length :], last=count)
 
     def pictures(self, frames: Float[Tensor, "B T C H W"]) -> dict[str, np.ndarray]:
         """Next frames as predicted, a frame guessed from part of its tokens, and each action from one prompt."""
@@ -285,13 +286,7 @@ def _check_same_frames(video_tokenizer: VideoTokenizer, action_tokenizer: Action
 
 
 def clean_context(frames: int, device: torch.device) -> Timeline:
-    """The timeline of clean frames 0 … T-2 followed by hidden frames 1 … T-1.
-
-    Clean frames see each other causally; hidden frame t sees the clean frames before t and itself.
-    """
-    times = torch.arange(frames - 1, device=device)
-    before = times.unsqueeze(1) > times
-    same = times.unsqueeze(1) == times
-    clean = torch.cat([before | same, torch.zeros_like(same)], dim=1)
-    hidden = torch.cat([before | same, same], dim=1)
-    return Timeline(torch.cat([times, times + 1]), torch.cat([clean, hidden]))
+    """The timeline of hidden frames 1 … T-1 after clean frames 0 … T-2: t sees the clean ones before t and itself."""
+    times = torch.arange(1, frames, device=device)
+    before = torch.ones(frames - 1, frames - 1, dtype=torch.bool, device=device).tril()
+    return Timeline(times, torch.cat([before, torch.eye(frames - 1, dtype=torch.bool, device=device)], dim=1))

@@ -91,9 +91,12 @@ class VideoTokenizer(Stage):
         """Frames in [-1, 1] to FSQ codes in [-1, 1]."""
         return self.quantizer(self.latent_norm(self.to_latent(self.encoder(self.patch_embedding(frames)))))
 
-    def decode(self, codes: Float[Tensor, "B T P L"]) -> Float[Tensor, "B T C H W"]:
-        """FSQ codes to frames, in about [-1, 1]."""
-        return self.pixel_head(self.decoder(self.from_latent(codes) + self.positions))
+    def decode(self, codes: Float[Tensor, "B T P L"], *, last: int | None = None) -> Float[Tensor, "B n C H W"]:
+        """FSQ codes to frames, in about [-1, 1]: all T, or the `last` so many, which cost less."""
+        tokens = self.from_latent(codes) + self.positions
+        first = 0 if last is None else max(tokens.shape[1] - last, 0)
+        past = self.decoder.remember(tokens[:, :first]) if first and self.decoder.temporal else None
+        return self.pixel_head(self.decoder(tokens[:, first:], past=past))
 
     def forward(self, frames: Float[Tensor, "B T C H W"]) -> Float[Tensor, "B T C H W"]:
         """The reconstruction of `frames`: encoded, quantized, decoded."""
@@ -103,9 +106,9 @@ class VideoTokenizer(Stage):
         """Frames in [-1, 1] to tokens in 0 … V-1."""
         return self.quantizer.indices(self.encode(frames))
 
-    def detokenize(self, tokens: Int64[Tensor, "B T P"]) -> Float[Tensor, "B T C H W"]:
-        """Tokens to frames, in about [-1, 1]."""
-        return self.decode(self.quantizer.codes(tokens))
+    def detokenize(self, tokens: Int64[Tensor, "B T P"], *, last: int | None = None) -> Float[Tensor, "B n C H W"]:
+        """Tokens to frames, in about [-1, 1]: all T, or the `last` so many."""
+        return self.decode(self.quantizer.codes(tokens), last=last)
 
     def loss(self, reconstruction: Float[Tensor, "B T C H W"], frames: Float[Tensor, "B T C H W"]) -> Float[Tensor, ""]:
         """`pixel_loss` of a reconstruction."""

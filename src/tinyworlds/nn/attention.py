@@ -10,12 +10,9 @@ from torch import Tensor, nn
 
 from tinyworlds.nn.narrow import attention_over_frames, is_narrow, self_attention
 
-FRAMES = 8
-"""Where gradients are needed, more frames than this are left to the fused kernel, whatever the heads' width."""
-
 
 class KeysAndValues(NamedTuple):
-    """What temporal attention knows of frames already seen, as it is laid out for the heads."""
+    """What temporal attention needs of frames already seen, laid out for its heads."""
 
     keys: Tensor
     values: Tensor
@@ -63,21 +60,28 @@ class TemporalAttention(Attention):
     ) -> Float[Tensor, "B T P E"]:
         """Attend over K frames: those of `past`, then those of `x`; frame i of `x` to j where ``visible[i, j]``.
 
-        The keys and values of all K are added to the list `kept`.
+        The keys and values of `x` are added to `kept`.
         """
-        qkv = self.qkv(x)
-        short = visible.shape[1] <= FRAMES or not torch.is_grad_enabled()
-        narrow = short and is_narrow(qkv, self.head_dim)
-        heads = "three b t h d p" if narrow else "three (b p) h t d"
-        qkv = rearrange(qkv, f"b t p (three h d) -> {heads}", three=3, h=self.num_heads)
-        q, k, v = qkv.contiguous() if narrow else qkv
-        if past is not None:
-            time = 1 if narrow else 2
-            k, v = torch.cat([past.keys, k], dim=time), torch.cat([past.values, v], dim=time)
+        q, *own = self._heads(self.qkv(x), parts=3)
+        parts = [KeysAndValues(*own)] if past is None else [past, KeysAndValues(*own)]
         if kept is not None:
-            kept.append(KeysAndValues(k, v))
-        if narrow:
-            attended = attention_over_frames(q, k, v, visible)
+            kept.append(parts[-1])
+        if q.ndim == 5:
+            attended = attention_over_frames(q, parts, visible)
             return self.out(rearrange(attended, "b t h d p -> b t p (h d)"))
+        k, v = (torch.cat(every, dim=2) for every in zip(*parts, strict=True)) if past is not None else own
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
         return self.out(rearrange(attended, "(b p) h t d -> b t p (h d)", b=x.shape[0]))
+
+    def remember(self, x: Float[Tensor, "B T P E"]) -> KeysAndValues:
+        """The keys and values of `x` alone, where nothing of it is to be computed further."""
+        width = x.shape[-1]
+        return KeysAndValues(*self._heads(F.linear(x, self.qkv.weight[width:], self.qkv.bias[width:]), parts=2))
+
+    def _heads(self, projected: Float[Tensor, "B T P F"], *, parts: int) -> Tensor:
+        """Queries, keys, values: `parts` of them, (B, T, h, D, P) where heads are narrow, else ((B P), h, T, D)."""
+        if is_narrow(projected, self.head_dim):
+            return rearrange(
+                projected, "b t p (parts h d) -> parts b t h d p", parts=parts, h=self.num_heads
+            ).contiguous()
+        return rearrange(projected, "b t p (parts h d) -> parts (b p) h t d", parts=parts, h=self.num_heads)

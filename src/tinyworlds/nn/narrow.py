@@ -4,7 +4,7 @@ Tokens come last here, so that every product and sum runs along them: a matrix p
 only 4 columns is several times slower than the same one with 4 rows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,7 +13,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 WIDTH = 16
 """Heads of so many channels and more are left to the fused kernel."""
-CACHED = 2**20
+CACHED = 2**19
 """Scores computed at a time; they stay in the processor's cache."""
 
 
@@ -77,25 +77,40 @@ def self_attention(
     q: Float[Tensor, "N D K"], k: Float[Tensor, "N D K"], v: Float[Tensor, "N D K"]
 ) -> Float[Tensor, "N D K"]:
     """Scaled dot-product attention of each head's K tokens to each other."""
-    return _SelfAttention.apply(q, k, v)
+    attended: Tensor = _SelfAttention.apply(q, k, v)  # type: ignore[no-untyped-call]
+    return attended
 
 
 def attention_over_frames(
     q: Float[Tensor, "B Tq h D P"],
-    k: Float[Tensor, "B Tk h D P"],
-    v: Float[Tensor, "B Tk h D P"],
+    parts: Sequence[tuple[Float[Tensor, "B _ h D P"], Float[Tensor, "B _ h D P"]]],
     visible: Bool[Tensor, "Tq Tk"],
 ) -> Float[Tensor, "B Tq h D P"]:
     """Scaled dot-product attention of each position to itself in other frames: i to j where ``visible[i, j]``.
 
+    Keys and values of the Tk frames come in `parts`, one after the other, so that remembered ones need no copying.
     Written out frame by frame: for a few frames it is sums of products, and unseen frames cost nothing.
     """
     q = q * q.shape[3] ** -0.5
     frames = []
     for now, row in enumerate(visible.tolist()):
-        seen = [frame for frame, sees in enumerate(row) if sees]
-        whole = seen == list(range(len(seen)))
-        keys, values = (x[:, : len(seen)] if whole else x[:, seen] for x in (k, v))
-        weights = (q[:, now : now + 1] * keys).sum(3, keepdim=True).softmax(dim=1)
-        frames.append((weights * values).sum(1))
+        seen = list(_seen(row, parts))
+        scores = torch.cat([(q[:, now : now + 1] * keys).sum(3) for keys, _ in seen], dim=1)
+        weights = torch.split(scores.softmax(dim=1).unsqueeze(3), [keys.shape[1] for keys, _ in seen], dim=1)
+        update = [(weight * values).sum(1) for weight, (_, values) in zip(weights, seen, strict=True)]
+        frames.append(torch.stack(update).sum(0) if len(update) > 1 else update[0])
     return torch.stack(frames, dim=1)
+
+
+def _seen(row: list[bool], parts: Sequence[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The keys and values of the frames that are seen, of each of the `parts` that has any."""
+    first = 0
+    for keys, values in parts:
+        frames = [frame for frame, sees in enumerate(row[first : first + keys.shape[1]]) if sees]
+        first += keys.shape[1]
+        if len(frames) == keys.shape[1]:
+            yield keys, values
+        elif frames and frames[-1] - frames[0] == len(frames) - 1:
+            yield keys[:, frames[0] : frames[-1] + 1], values[:, frames[0] : frames[-1] + 1]
+        elif frames:
+            yield keys[:, frames], values[:, frames]

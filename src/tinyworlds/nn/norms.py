@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float, Int64
@@ -49,8 +50,8 @@ class FiLM(nn.Module):
         if condition is None:
             return normed
         modulation = self.scale_and_shift(condition.latents) * rearrange(condition.given, "t -> t 1")
-        scale, shift = rearrange(modulation, "b t (two e) -> two b t 1 e", two=2)
-        return normed * (1 + scale) + shift
+        scale, shift = modulation.unsqueeze(2).chunk(2, dim=-1)
+        return torch.addcmul(shift, normed, 1 + scale)
 
 
 class LatentNorm(nn.Module):

@@ -1,6 +1,5 @@
 """The space-time transformer: attention within a frame, causal attention over frames, feed-forward."""
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -32,21 +31,31 @@ class Timeline(NamedTuple):
         return cls(torch.arange(past, total, device=device), visible[past:])
 
 
+class Past(NamedTuple):
+    """What is remembered of a number of `frames`, by each of the blocks."""
+
+    frames: int
+    blocks: tuple[KeysAndValues, ...]
+
+
 class Residual(nn.Module):
     """One part of a block with its norm: ``norm(x + part(x))`` (post) or ``x + part(norm(x))`` (pre)."""
 
     def __init__(self, part: nn.Module, *, norm: str, embed_dim: int, condition_dim: int | None) -> None:
         super().__init__()
-        self.part = part
+        self.part: Any = part
         self.norm_first = norm == "pre"
         self.norm = norm_for(embed_dim=embed_dim, condition_dim=condition_dim)
 
     def forward(
         self, x: Float[Tensor, "B T P E"], condition: Condition | None, *arguments: Any
     ) -> Float[Tensor, "B T P E"]:
-        if self.norm_first:
-            return x + self.part(self.norm(x, condition), *arguments)
-        return self.norm(x + self.part(x, *arguments), condition)
+        update = self.part(self.before(x, condition), *arguments)
+        return x + update if self.norm_first else self.norm(x + update, condition)
+
+    def before(self, x: Float[Tensor, "B T P E"], condition: Condition | None) -> Float[Tensor, "B T P E"]:
+        """What the part is given of `x`."""
+        return self.norm(x, condition) if self.norm_first else x
 
 
 class Block(nn.Module):
@@ -76,13 +85,18 @@ class Block(nn.Module):
         x: Float[Tensor, "B T P E"],
         condition: Condition | None,
         timeline: Timeline,
-        past: KeysAndValues | None,
-        kept: list[KeysAndValues] | None,
+        past: KeysAndValues | None = None,
+        kept: list[KeysAndValues] | None = None,
     ) -> Float[Tensor, "B T P E"]:
         x = self.spatial(x, condition)
         if self.temporal is not None:
             x = self.temporal(x, condition, timeline.visible, past, kept)
         return self.feed_forward(x, condition)
+
+    def remember(self, x: Float[Tensor, "B T P E"], condition: Condition | None) -> KeysAndValues:
+        """What later frames need of `x`: the keys and values of its temporal attention."""
+        assert self.temporal is not None
+        return self.temporal.part.remember(self.temporal.before(self.spatial(x, condition), condition))
 
 
 class SpaceTimeTransformer(nn.Module):
@@ -130,18 +144,34 @@ class SpaceTimeTransformer(nn.Module):
         x: Float[Tensor, "B T P E"],
         condition: Condition | None = None,
         timeline: Timeline | None = None,
-        past: Sequence[KeysAndValues] | None = None,
-        kept: list[KeysAndValues] | None = None,
+        past: Past | None = None,
     ) -> Float[Tensor, "B T P E"]:
         """Transform tokens that carry their positions in space already; those in time are added here.
 
-        Without a `timeline` the frames follow one another and each sees itself and those before it. What each
-        block knows of the frames is added to `kept`, and may be given as the `past` of later ones: the features
-        of frames that see nothing after them don't depend on whether they are computed with those or before.
+        Without a `timeline` the frames follow those of `past` (see `remember`) and one another, and each sees
+        itself and those before it.
         """
-        timeline = timeline or Timeline.causal(x.shape[1], x.device)
-        if self.temporal:
-            x = x + temporal_positions(timeline.times, self.embed_dim).to(x.dtype)
+        if timeline is None:
+            timeline = Timeline.causal(x.shape[1], x.device, past=0 if past is None else past.frames)
+        x = self._at(x, timeline)
         for index, block in enumerate(self.blocks):
-            x = block(x, condition, timeline, None if past is None else past[index], kept)
+            x = block(x, condition, timeline, None if past is None else past.blocks[index])
         return x if self.last_norm is None else self.last_norm(x)
+
+    def remember(self, x: Float[Tensor, "B T P E"], condition: Condition | None = None) -> Past:
+        """All that later frames need of these, which follow one another from time 0.
+
+        A frame sees none after it, so features of later ones are the same whether they are computed together with
+        these or from what is remembered of them. Needs ``temporal=True``.
+        """
+        timeline = Timeline.causal(x.shape[1], x.device)
+        x = self._at(x, timeline)
+        kept: list[KeysAndValues] = []
+        *blocks, last = self.blocks
+        for block in blocks:
+            x = block(x, condition, timeline, kept=kept)
+        assert isinstance(last, Block)
+        return Past(x.shape[1], (*kept, last.remember(x, condition)))
+
+    def _at(self, x: Float[Tensor, "B T P E"], timeline: Timeline) -> Float[Tensor, "B T P E"]:
+        return x + temporal_positions(timeline.times, self.embed_dim).to(x.dtype) if self.temporal else x
