@@ -3,18 +3,22 @@
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 
 SECONDS_BETWEEN_LINES = 10.0
+MEGABYTE = 10**6
 
 T = TypeVar("T")
 
@@ -49,12 +53,55 @@ def _lines(iterable: Iterable[T], total: int | None, label: str) -> Iterator[T]:
     print(line(label, done, done, time.monotonic() - begun), flush=True)
 
 
-def line(label: str, done: int, total: int | None, seconds: float) -> str:
-    """How far a loop has come after `seconds`, in one line."""
-    rate = done / max(seconds, 1e-9)
+class Transfer:
+    """Progress of a transfer of bytes, `initial` of which were there before; stands in for a tqdm bar."""
+
+    def __init__(self, *, total: int | None, initial: int = 0, desc: str = "", **of_tqdm: Any) -> None:
+        self._label, self._total, self._initial, self._done = desc, total, initial, initial
+        self._begun = self._shown = time.monotonic()
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+        )
+        self._bar = Progress(*columns, disable=not sys.stdout.isatty())
+        self._task = self._bar.add_task(desc, total=total, completed=initial)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def update(self, count: int) -> None:
+        """`count` more bytes have come; fewer than none where they must come again."""
+        self._done += count
+        self._bar.advance(self._task, count)
+        now = time.monotonic()
+        if now - self._shown >= SECONDS_BETWEEN_LINES and self._bar.disable:
+            self._print(self._total, now)
+            self._shown = now
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+        if kind is None and self._bar.disable and self._done >= MEGABYTE:
+            self._print(self._done, time.monotonic())
+
+    def _print(self, total: int | None, now: float) -> None:
+        done, before = self._done // MEGABYTE, self._initial // MEGABYTE
+        megabytes = None if total is None else total // MEGABYTE
+        print(line(f"{self._label}, MB", done, megabytes, now - self._begun, before=before), flush=True)
+
+
+def line(label: str, done: int, total: int | None, seconds: float, *, before: int = 0) -> str:
+    """How far a loop has come after `seconds`, in one line; `before` of what is done was so at the start."""
+    rate = (done - before) / max(seconds, 1e-9)
     if done == total or total is None:
         return f"{label} {done} · {rate:.1f}/s · {clock(seconds)}"
-    return f"{label} {done}/{total} · {rate:.1f}/s · {clock(max(0, total - done) / rate)} left"
+    left = clock(max(0, total - done) / rate) if rate > 0 else "?"
+    return f"{label} {done}/{total} · {rate:.1f}/s · {left} left"
 
 
 def clock(seconds: float) -> str:

@@ -1,7 +1,7 @@
 """A learned world to step through, like an environment."""
 
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from jaxtyping import Int64, UInt8
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from tinyworlds.checkpoints import load_stage
+from tinyworlds import pretrained
 from tinyworlds.data.clips import normalize
 from tinyworlds.maskgit import Decoding
 from tinyworlds.models import Dynamics
@@ -49,6 +49,7 @@ class World:
         self.dynamics = dynamics.to(device).eval()
         self.horizon = horizon
         self.seed = seed
+        self.folder: Path | None = None  # what it was loaded from, with its evaluation
         own = dynamics.decoding
         self.decoding = Decoding(
             steps=own.steps if steps is None else steps,
@@ -69,14 +70,51 @@ class World:
         temperature: float | None = None,
         device: str | torch.device = "cpu",
     ) -> Self:
-        """The world in a checkpoint of the dynamics, which carries both tokenizers.
+        """The world in a checkpoint of the dynamics, which carries both tokenizers, in a folder that
+        `save_pretrained` wrote, or in ``hf://user/name[@revision]``.
 
         Raises:
-            FileNotFoundError: no such file.
-            ValueError: it is no checkpoint of the dynamics.
+            FileNotFoundError: there is none, or it cannot be downloaded.
+            ValueError: it is something else.
         """
-        dynamics = load_stage(path, Dynamics)
-        return cls(dynamics, horizon=horizon, seed=seed, steps=steps, temperature=temperature, device=device)
+        dynamics, folder = pretrained.open_world(path)
+        world = cls(dynamics, horizon=horizon, seed=seed, steps=steps, temperature=temperature, device=device)
+        world.folder = folder
+        return world
+
+    @classmethod
+    def from_pretrained(cls, where: str | Path, *, revision: str | None = None, **options: Any) -> Self:
+        """The world that `save_pretrained` wrote to a folder, or in the Hub's repository ``user/name``.
+
+        `revision` is a branch, tag or commit; `options` are those of the constructor.
+
+        Raises:
+            FileNotFoundError: there is none, or it cannot be downloaded.
+            ValueError: it is something else.
+        """
+        address = where if Path(where).is_dir() else pretrained.address(str(where), revision)
+        return cls.load(address, **options)
+
+    def save_pretrained(self, folder: str | Path, *, license: str = "mit", overwrite: bool = False) -> None:
+        """Write the world as people share it; `tinyworlds.pretrained` has the files.
+
+        `license` is of the weights, as the Hub names it.
+
+        Raises:
+            ValueError: the folder holds a world already.
+        """
+        name = f"user/{Path(folder).resolve().name}"
+        pretrained.save(
+            self.dynamics, Path(folder), known=self.folder, repo=name, license=license, overwrite=overwrite
+        )
+
+    def push_to_hub(self, repo: str, *, private: bool = False, license: str = "mit") -> str:
+        """Upload the world to the Hub's repository ``user/name``, made where it is missing; returns its address.
+
+        Raises:
+            ValueError: the Hub does not take it.
+        """
+        return pretrained.push(self.dynamics, repo, known=self.folder, private=private, license=license)
 
     @property
     def n_actions(self) -> int:

@@ -1,0 +1,101 @@
+"""The model card of a world: what a stranger reads before downloading it."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from huggingface_hub import ModelCardData
+
+from tinyworlds.models import Dynamics
+
+SOURCE = "https://github.com/AlmondGod/tinyworlds"
+
+
+def world_card(
+    dynamics: Dynamics,
+    *,
+    metrics: Mapping[str, Any] | None,
+    preview: str | None,
+    command: str | None,
+    repo: str,
+    license: str,
+) -> str:
+    """Markdown with the Hub's metadata in front.
+
+    `metrics` are those of the evaluation, `preview` the name of a film in the repository, `command` the one
+    that trained the world; each None where there is none. `license` is one of the Hub's names for licences.
+    """
+    about = ModelCardData(
+        license=license,
+        library_name="tinyworlds",
+        tags=["tinyworlds", "world-model", "video", "maskgit", "genie"],
+        model_name=repo.rpartition("/")[2],
+    )
+    parts = [f"---\n{about.to_yaml()}\n---\n", f"# {repo.rpartition('/')[2]}\n", *_introduction(dynamics, preview)]
+    parts += ["## Play\n", f"```sh\n{_play(repo)}\n```\n", "```python\n" + _python(repo) + "\n```\n"]
+    parts += ["## Actions\n", *_actions(dynamics, metrics)]
+    parts += ["## Evaluation\n", *_evaluation(metrics)]
+    parts += ["## Training\n", f"```sh\n{command}\n```\n" if command else "The command was not kept.\n"]
+    return "\n".join(parts)
+
+
+def _introduction(dynamics: Dynamics, preview: str | None) -> Iterator[str]:
+    height, width = dynamics.frame_size
+    parameters = sum(parameter.numel() for parameter in dynamics.parameters())
+    yield (
+        "A world model that learned a game from video of it, with no record of the buttons pressed, and that can be "
+        f"played with actions of your own. Made with TinyWorlds, after [{SOURCE.partition('//')[2]}]({SOURCE}) and "
+        "[Genie](https://arxiv.org/abs/2402.15391).\n"
+    )
+    if preview:
+        yield f"![From one prompt, each action held]({preview})\n"
+    yield (
+        f"| | |\n|---|---|\n| game | {dynamics.dataset['name']} |\n| frames | {height} x {width} |\n"
+        f"| actions | {dynamics.action_tokenizer.n_actions} |\n| frames seen at a time | {dynamics.context_length} |\n"
+        f"| tokens a frame | {dynamics.video_tokenizer.num_patches} of {dynamics.video_tokenizer.vocabulary} |\n"
+        f"| parameters, both tokenizers included | {parameters:,} |\n"
+    )
+
+
+def _play(repo: str) -> str:
+    return f"python play.py ckpt=hf://{repo} store=FRAMES.h5"
+
+
+def _python(repo: str) -> str:
+    return (
+        "from tinyworlds import World\n\n"
+        f'world = World.from_pretrained("{repo}")\n'
+        "frame = world.reset(prompt)  # uint8 (T, H, W, 3)\n"
+        "frame = world.step(0)"
+    )
+
+
+def _actions(dynamics: Dynamics, metrics: Mapping[str, Any] | None) -> Iterator[str]:
+    count = dynamics.action_tokenizer.n_actions
+    names = (metrics or {}).get("actions", {}).get("names")
+    if not isinstance(names, list) or len(names) != count:
+        yield f"Numbered 0 to {count - 1}; what they mean was not measured.\n"
+        return
+    yield "What each code was found to stand for, against the true buttons of held-out play:\n"
+    yield "| code | action |\n|---|---|\n" + "".join(f"| {code} | {_cell(name)} |\n" for code, name in enumerate(names))
+
+
+def _evaluation(metrics: Mapping[str, Any] | None) -> Iterator[str]:
+    figures = dict(_figures(metrics or {}))
+    if not figures:
+        yield "It was not evaluated.\n"
+        return
+    yield "On held-out episodes, by `python -m tinyworlds.evaluate`:\n"
+    yield "| metric | |\n|---|---|\n" + "".join(f"| `{name}` | {value:.4g} |\n" for name, value in figures.items())
+
+
+def _figures(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers of a nested mapping, named as in ``actions.nmi``."""
+    for key, value in metrics.items():
+        if isinstance(value, Mapping):
+            yield from _figures(value, f"{prefix}{key}.")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield prefix + key, value
+
+
+def _cell(text: Any) -> str:
+    return str(text).replace("|", "\\|")

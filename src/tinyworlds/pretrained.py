@@ -1,0 +1,280 @@
+"""A world as people share it: a folder of plain files, here or on the Hugging Face Hub, that can run no code.
+
+    model.safetensors  the weights of the dynamics and of both tokenizers
+    config.json        {"format": 1, "hyper_parameters": …, "command": how it was trained, or null}
+    README.md          the model card
+    metrics.json       what the evaluation found, where it was evaluated
+    preview.gif        what each action does, where that was drawn
+"""
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from tinyworlds.checkpoints import RESULT, load_stage
+from tinyworlds.media import replacing
+from tinyworlds.model_card import world_card
+from tinyworlds.models import Dynamics
+from tinyworlds.repository import check_repo, fetch, upload
+
+FORMAT = 1
+WEIGHTS, CONFIG, CARD, METRICS, PREVIEW = "model.safetensors", "config.json", "README.md", "metrics.json", "preview.gif"
+HUB = "hf://"
+
+MAX_CONFIG_BYTES = 10**6
+MAX_DEPTH = 8
+MAX_NUMBER = {"num_blocks": 256, "frame_size": 2048, "clip_length": 1024, "latent_dim": 64}
+"""The largest whole numbers of a config; `MAX_OTHER_NUMBER` for those that are not listed."""
+MAX_OTHER_NUMBER = 2**16
+MAX_WINDOW_TOKENS = 2**18
+MAX_VOCABULARY = 2**20
+MAX_BUFFER_BYTES = 2**28
+"""Of what is computed from the config instead of read from the file: positions."""
+
+DTYPES = {"F32": torch.float32, "I64": torch.int64}
+
+
+class Opened(NamedTuple):
+    """A world's dynamics, and the folder that holds what else is known of it."""
+
+    dynamics: Dynamics
+    folder: Path
+
+
+def open_world(where: str | Path) -> Opened:
+    """Read a world from a checkpoint, from a folder, or from ``hf://user/name[@revision]``.
+
+    Raises:
+        FileNotFoundError: there is none, or it cannot be downloaded.
+        ValueError: it is something else.
+    """
+    if str(where).startswith(HUB):
+        repo, revision = split_address(str(where))
+        folder = fetch_world(repo, revision=revision)
+        return Opened(load(folder), folder)
+    path = Path(where)
+    if path.is_dir():
+        return Opened(load(path), path)
+    return Opened(load_stage(path, Dynamics), path.parent)
+
+
+def beside(where: str | Path, *, runs_dir: str) -> Path:
+    """The folder where what is made of a world is written: its own, or for a world of the Hub one in `runs_dir`."""
+    if str(where).startswith(HUB):
+        return Path(runs_dir, "hub", split_address(str(where))[0])
+    path = Path(where)
+    return path if path.is_dir() else path.parent
+
+
+def split_address(address: str) -> tuple[str, str | None]:
+    """Repository and revision of ``hf://user/name[@revision]``; ``hf://`` may be missing.
+
+    Raises:
+        ValueError: it is none.
+    """
+    repo, _, revision = address.removeprefix(HUB).partition("@")
+    check_repo(repo)
+    return repo, revision or None
+
+
+def address(repo: str, revision: str | None) -> str:
+    """``hf://user/name[@revision]``, where `repo` may be such an address already."""
+    repo, named = split_address(repo)
+    return f"{HUB}{repo}" + (f"@{revision or named}" if revision or named else "")
+
+
+def fetch_world(repo: str, *, revision: str | None = None) -> Path:
+    """The folder in the Hub's cache that has the config and the weights of a world, both of one commit.
+
+    Raises:
+        FileNotFoundError: they cannot be had.
+        ValueError: what comes is not what the Hub promised.
+    """
+    place = f"with {CONFIG} and {WEIGHTS} of that page in a folder, which is then opened as ckpt=FOLDER"
+    folder = fetch(repo, CONFIG, kind="model", revision=revision, place=place).parent
+    fetch(repo, WEIGHTS, kind="model", revision=folder.name, place=place)
+    return folder
+
+
+def save(
+    dynamics: Dynamics, folder: Path, *, known: Path | None, repo: str, license: str, overwrite: bool = False
+) -> None:
+    """Write a world to `folder`; `known` is the folder with its evaluation and the result of its training.
+
+    Raises:
+        ValueError: a world is there already, and not to be overwritten.
+    """
+    if not overwrite and any((folder / name).exists() for name in (WEIGHTS, CONFIG)):
+        raise ValueError(f"{folder} holds a world already: move it away, or choose another folder")
+    config = {
+        "format": FORMAT,
+        "hyper_parameters": _portable(dict(dynamics.hparams)),
+        "command": _command(known),
+    }
+    metrics = _first(known, METRICS, f"evaluation/{METRICS}")
+    preview = _first(known, PREVIEW, "evaluation/actions.gif", "play/actions.gif")
+    companions = {METRICS: metrics and metrics.read_bytes(), PREVIEW: preview and preview.read_bytes()}
+    card = world_card(
+        dynamics,
+        metrics=json.loads(companions[METRICS] or "null"),
+        preview=PREVIEW if preview else None,
+        command=config["command"],
+        repo=repo,
+        license=license,
+    )
+    # The config comes last: a folder that has one is complete.
+    with replacing(folder / WEIGHTS) as unfinished:
+        save_file({name: value.contiguous().cpu() for name, value in dynamics.state_dict().items()}, unfinished)
+    texts = {CARD: card, CONFIG: json.dumps(config, indent=2, allow_nan=False) + "\n"}
+    for name, content in {**companions, **{name: text.encode() for name, text in texts.items()}}.items():
+        if content:
+            with replacing(folder / name) as unfinished:
+                unfinished.write_bytes(content)
+
+
+def push(dynamics: Dynamics, repo: str, *, known: Path | None, private: bool, license: str) -> str:
+    """Upload what `save` writes to the Hub's repository ``user/name``; returns its address.
+
+    Raises:
+        ValueError: the Hub does not take it.
+    """
+    check_repo(repo)
+    with tempfile.TemporaryDirectory() as folder:
+        save(dynamics, Path(folder), known=known, repo=repo, license=license)
+        content: dict[str, Path | bytes] = {path.name: path for path in sorted(Path(folder).iterdir())}
+        return upload(repo, content, kind="model", private=private, message="A world of TinyWorlds")
+
+
+def load(folder: Path) -> Dynamics:
+    """The world in a folder, ready for use on the CPU.
+
+    Config and tensor header are checked against limits and against each other before memory is taken for them.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: they are not those of a world.
+    """
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"there is no world in {folder}: it has no {name}")
+    hyperparameters = read_config(folder / CONFIG)["hyper_parameters"]
+    try:
+        with torch.device("meta"):  # shapes without memory
+            described = Dynamics.from_hyperparameters(hyperparameters)
+        _check_size(described)
+    except Exception as error:
+        raise ValueError(f"{folder / CONFIG} describes no world: {_first_line(error)}") from None
+    _check_header(folder / WEIGHTS, described)
+    dynamics = Dynamics.from_hyperparameters(hyperparameters)
+    dynamics.load_state_dict(load_file(folder / WEIGHTS))
+    return dynamics.eval()
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A world's config.json, its numbers within limits and its frame sizes as they were.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ValueError(f"it has over {MAX_CONFIG_BYTES} bytes")
+        config = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+        if not isinstance(config, dict) or not isinstance(config.get("hyper_parameters"), dict):
+            raise ValueError("it has no hyper_parameters")
+        if config.get("format") != FORMAT:
+            raise ValueError(f"its format is {config.get('format')!r}, this version of TinyWorlds reads {FORMAT}")
+        for key, value, depth in _walk(config["hyper_parameters"]):
+            limit = MAX_NUMBER.get(key, MAX_OTHER_NUMBER)
+            if depth > MAX_DEPTH:
+                raise ValueError("it is nested too deeply")
+            if isinstance(value, int | float) and not -limit <= value <= limit:
+                raise ValueError(f"{key}={value} is more than {limit}")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no config of a world: {_first_line(error)}") from None
+    for part in _mappings(config):
+        if isinstance(part.get("frame_size"), list):  # JSON knows no tuples
+            part["frame_size"] = tuple(part["frame_size"])
+    return config
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number")
+
+
+def _walk(value: Any, key: str = "", depth: int = 0) -> Iterator[tuple[str, Any, int]]:
+    """Every value inside, with the key that it stands under and its depth."""
+    yield key, value, depth
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _walk(inner, name, depth + 1)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _walk(inner, key, depth + 1)
+
+
+def _mappings(config: dict[str, Any]) -> list[dict[str, Any]]:
+    return [value for _, value, _ in _walk(config) if isinstance(value, dict)]
+
+
+def _check_size(described: Dynamics) -> None:
+    """Refuse what would take more memory to play than a world of this size can need."""
+    tokens = described.context_length * described.video_tokenizer.num_patches
+    if tokens > MAX_WINDOW_TOKENS:
+        raise ValueError(f"its window has {tokens} tokens, more than {MAX_WINDOW_TOKENS}")
+    if described.video_tokenizer.vocabulary > MAX_VOCABULARY:
+        raise ValueError(f"its vocabulary is larger than {MAX_VOCABULARY}")
+    if sum(buffer.nbytes for buffer in described.buffers()) > MAX_BUFFER_BYTES:
+        raise ValueError(f"its positions take more than {MAX_BUFFER_BYTES} bytes")
+
+
+def _check_header(path: Path, described: Dynamics) -> None:
+    """Refuse weights whose names, shapes or types are not those that the config needs.
+
+    That header and file agree in size is checked by safetensors, which opens a file without reading tensors.
+    """
+    needed = {name: (tuple(value.shape), value.dtype) for name, value in described.state_dict().items()}
+    try:
+        with safe_open(path, "pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            given = {name: (tuple(s.get_shape()), DTYPES.get(s.get_dtype())) for name, s in slices.items()}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is no safetensors file: {_first_line(error)}") from None
+    for name in sorted(needed.keys() | given.keys()):
+        if needed.get(name) != given.get(name):
+            has, wants = (f"{d[name][0]} {d[name][1]}" if name in d else "nothing" for d in (given, needed))
+            raise ValueError(f"{path} does not fit its {CONFIG}: {name} is {has}, where the config needs {wants}")
+
+
+def _portable(hyperparameters: dict[str, Any]) -> dict[str, Any]:
+    """A copy in which no store is named by an absolute path, which says more of its owner than of the world."""
+    copied: dict[str, Any] = json.loads(json.dumps(hyperparameters, allow_nan=False))
+    for part in _mappings(copied):
+        path = part.get("path")
+        if isinstance(path, str) and PurePath(path).is_absolute():
+            part["path"] = PurePath(path).name
+    return copied
+
+
+def _command(known: Path | None) -> str | None:
+    """The command line that trained the world, where the folder says."""
+    for name in (RESULT, CONFIG):
+        if known is not None and (known / name).is_file():
+            command = json.loads((known / name).read_bytes()).get("command")
+            return command if isinstance(command, str) else None
+    return None
+
+
+def _first(folder: Path | None, *names: str) -> Path | None:
+    """The first of these files that is in the folder."""
+    return next((folder / name for name in names if folder is not None and (folder / name).is_file()), None)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

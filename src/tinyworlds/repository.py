@@ -1,0 +1,216 @@
+"""Repositories of the Hugging Face Hub: files fetched into the Hub's cache and checked, and files uploaded."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from huggingface_hub import CommitOperationAdd, HfApi, constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.file_download import http_get, repo_folder_name, try_to_load_from_cache
+from huggingface_hub.utils import WeakFileLock, build_hf_headers, validate_repo_id
+
+from tinyworlds.progress import Transfer
+
+Kind = Literal["model", "dataset"]
+
+SECONDS = 10
+"""How long the Hub may take to answer a question before it counts as out of reach."""
+LOGIN = "log in with `hf auth login` or set HF_TOKEN"
+
+
+def fetch(repo: str, file: str, *, kind: Kind, place: str, revision: str | None = None) -> Path:
+    """The repository's `file` in the Hub's cache (HF_HOME), downloaded unless it is there, and checked.
+
+    An interrupted download is gone on with by the next call. What is returned has the hash that the Hub gives for
+    it (SHA-256 of large files, git's SHA-1 of small ones). Where the Hub cannot be reached, a file that is in the
+    cache serves. `place` says in errors where the file may be placed by hand.
+
+    Raises:
+        FileNotFoundError: it cannot be had.
+        ValueError: its content is not what the Hub promised, or `repo` is no name of a repository.
+    """
+    check_repo(repo)
+    url = hf_hub_url(repo, file, repo_type=kind, revision=revision)
+    try:
+        promised = get_hf_file_metadata(url, timeout=min(constants.HF_HUB_ETAG_TIMEOUT, SECONDS))
+        if promised.etag is None:
+            raise ValueError("it names no version of the file")
+        blob = _blob(repo, kind, promised.etag)
+        if not blob.exists():
+            _download(url, file, blob, size=promised.size)
+        found = Path(hf_hub_download(repo, file, repo_type=kind, revision=revision))
+        etag = promised.etag
+    except Damaged:
+        raise
+    except Exception as error:
+        cached = try_to_load_from_cache(repo, file, repo_type=kind, revision=revision)
+        if _is_refusal(error) or not isinstance(cached, str):
+            by_hand = "" if _is_refusal(error) else f"; or get it from {url} and place it {place}"
+            reason = _reason(error, repo, kind)
+            raise FileNotFoundError(f"{file} of {repo} could not be downloaded: {reason}{by_hand}") from error
+        found, etag = Path(cached), ""
+    _check(found, etag=found.readlink().name if found.is_symlink() else etag, name=f"{file} of {repo}, cached")
+    return found
+
+
+class Damaged(ValueError):
+    """A file whose content is not what the Hub promised."""
+
+
+def files(repo: str, *, kind: Kind) -> tuple[str, list[str]]:
+    """The newest commit of a repository, and the paths of its files.
+
+    Raises:
+        FileNotFoundError: the Hub does not say.
+        ValueError: `repo` is no name of a repository.
+    """
+    check_repo(repo)
+    try:
+        info = HfApi().repo_info(repo, repo_type=kind, timeout=SECONDS)
+    except Exception as error:
+        reason = _reason(error, repo, kind)
+        raise FileNotFoundError(f"the files of {page(repo, kind)} could not be listed: {reason}") from error
+    return str(info.sha), [sibling.rfilename for sibling in info.siblings or []]
+
+
+def upload(repo: str, content: Mapping[str, Path | bytes], *, kind: Kind, private: bool, message: str) -> str:
+    """Commit files, by their path in the repository, which is made where it is missing; returns its address.
+
+    Raises:
+        ValueError: the Hub does not take them, or the repository is public and a `private` one is asked for.
+    """
+    check_repo(repo)
+    api = HfApi()
+    try:
+        existing = _private(api, repo, kind)
+        if private and existing is False:
+            raise ValueError(f"{repo} is public already: make it private on {page(repo, kind)}/settings")
+        if existing is None:
+            api.create_repo(repo, repo_type=kind, private=private, exist_ok=True)
+        size = sum(len(c) if isinstance(c, bytes) else c.stat().st_size for c in content.values())
+        print(f"uploading {len(content)} files, {size / 1e6:.1f} MB, to {page(repo, kind)}", flush=True)
+        additions = [CommitOperationAdd(path_in_repo=path, path_or_fileobj=c) for path, c in content.items()]
+        api.create_commit(repo, additions, commit_message=message, repo_type=kind)
+    except Exception as error:
+        raise ValueError(f"{repo} could not be uploaded: {_reason(error, repo, kind)}") from error
+    return page(repo, kind)
+
+
+def page(repo: str, kind: Kind) -> str:
+    """The address of a repository's page."""
+    return f"{constants.ENDPOINT}/{constants.REPO_TYPES_URL_PREFIXES.get(kind, '')}{repo}"
+
+
+def check_repo(repo: str) -> None:
+    """Refuse what is no name of a repository.
+
+    Raises:
+        ValueError: it is not of the form user/name.
+    """
+    try:
+        validate_repo_id(repo)
+        well_formed = repo.count("/") == 1
+    except ValueError:
+        well_formed = False
+    if not well_formed:
+        raise ValueError(f"{repo!r} is no repository of the Hub: give user/name")
+
+
+def _private(api: HfApi, repo: str, kind: Kind) -> bool | None:
+    """Whether a repository is private; None where there is none to be seen."""
+    try:
+        return bool(api.repo_info(repo, repo_type=kind, timeout=SECONDS).private)
+    except HfHubHTTPError as error:
+        if error.response.status_code in (401, 404):
+            return None
+        raise
+
+
+def _blob(repo: str, kind: Kind, etag: str) -> Path:
+    """Where the Hub's cache keeps a content, named by its hash."""
+    if not re.fullmatch(r"[\w-]{1,128}", etag):
+        raise ValueError("it names a version that cannot be a file's name")
+    return Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repo, repo_type=kind), "blobs", etag)
+
+
+def _download(url: str, file: str, blob: Path, *, size: int | None) -> None:
+    """Download to a file beside `blob`, from where an earlier download stopped, and move it there once checked.
+
+    The client has an interruption only in its own process gone on with.
+    """
+    blob.parent.mkdir(parents=True, exist_ok=True)
+    lock = Path(constants.HF_HUB_CACHE, ".locks", blob.parent.parent.name, f"{blob.name}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    part = blob.with_name(f"{blob.name}.incomplete")
+    with WeakFileLock(lock):
+        if blob.exists():
+            return
+        with part.open("ab") as unfinished:
+            done = unfinished.tell()
+            if done != size:
+                http_get(
+                    url,
+                    unfinished,
+                    resume_size=done,
+                    headers=build_hf_headers() | {"Accept-Encoding": "identity"},
+                    displayed_filename=f"downloading {file}",
+                    tqdm_class=Transfer,
+                )
+        _check(part, etag=blob.name, size=size, name=file)
+        part.replace(blob)
+
+
+def _check(path: Path, *, etag: str, name: str, size: int | None = None) -> None:
+    """Remove a file that is not what the Hub promised, and refuse it: `etag` is the hash of its content."""
+    actual = path.stat().st_size
+    if size is not None and actual != size:
+        wrong = f"it has {actual} bytes, the Hub promised {size}"
+    elif (given := _hash(path, like=etag)) != etag:
+        wrong = f"its hash is {given}, the Hub promised {etag}"
+    else:
+        return
+    path.resolve().unlink()
+    raise Damaged(f"{name}, is damaged and was removed: {wrong}; download it again")
+
+
+def _hash(path: Path, *, like: str) -> str:
+    """The hash of a file of the kind that `like` is; `like` itself where that is none of the Hub's."""
+    git = hashlib.sha1(b"blob %d\0" % path.stat().st_size)
+    kinds = {64: hashlib.sha256, 40: lambda: git}
+    if not re.fullmatch(r"[0-9a-f]+", like) or len(like) not in kinds:
+        return like
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, kinds[len(like)]).hexdigest()
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the Hub answered, and the answer is no."""
+    return isinstance(error, HfHubHTTPError) and error.response.status_code < 500
+
+
+def _reason(error: Exception, repo: str, kind: Kind) -> str:
+    """Why something failed, in half a sentence."""
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    if isinstance(error, GatedRepoError):
+        return f"access must be asked for on {page(repo, kind)}; then {LOGIN}"
+    if isinstance(error, RevisionNotFoundError):
+        return "there is no such revision"
+    if isinstance(error, RemoteEntryNotFoundError):
+        return "there is no such file in it"
+    if isinstance(error, RepositoryNotFoundError) or status == 401:
+        return f"there is no {kind} {repo}, or it takes a login: {LOGIN}"
+    if status == 403:
+        return "your token does not allow it"
+    if isinstance(error, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set"
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first}" if not isinstance(error, ValueError) else first
