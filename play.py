@@ -13,6 +13,7 @@ from tinyworlds.command import command
 from tinyworlds.data.settings import check_number, check_whole
 from tinyworlds.media import replacing, save_gif, save_mp4, save_png
 from tinyworlds.play import rollout
+from tinyworlds.pretrained import beside
 from tinyworlds.world import World
 
 FPS = 10  # where the store does not say
@@ -30,7 +31,7 @@ def main(config: DictConfig) -> None:
     if config.temperature is not None:
         check_number("temperature", config.temperature, at_least=0)
     check_device(config.device)
-    ckpt = Path(config.ckpt or newest(config.runs_dir, config.dataset, "dynamics"))
+    ckpt = config.ckpt or newest(config.runs_dir, config.dataset, "dynamics")
     world = World.load(
         ckpt,
         horizon=config.horizon,
@@ -40,7 +41,7 @@ def main(config: DictConfig) -> None:
         device=config.device,
     )
     print(f"world: {ckpt} · {world.n_actions} actions · sees {world.context_length} frames", flush=True)
-    out = Path(config.out or ckpt.parent / "play")
+    out = Path(config.out or beside(ckpt, runs_dir=config.runs_dir) / "play")
     data = rollout.held_out(world, store=config.store)
     prompt = config.prompt or world.context_length
     check_whole("prompt", prompt, at_least=1)

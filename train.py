@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import shlex
 import time
 import warnings
 from pathlib import Path
@@ -87,7 +88,9 @@ def train(config: DictConfig, stage: str) -> tuple[Path, float]:
     if not isinstance(saved, ModelCheckpoint) or saved.best_model_score is None:
         raise ValueError(f"{stage} ended before its first validation, so nothing was kept: lower validations or steps")
     best, loss = run_dir / Path(saved.best_model_path).name, float(saved.best_model_score)
-    write_result(run_dir, stage=stage, checkpoint=best, metric=loss, seconds=time.monotonic() - began)
+    command_line = shlex.join(["python", "train.py", *HydraConfig.get().overrides.task])
+    seconds = time.monotonic() - began
+    write_result(run_dir, stage=stage, checkpoint=best, metric=loss, seconds=seconds, command=command_line)
     print(f"{stage}: {METRIC} {loss:.4g}, {best}", flush=True)
     return best, loss
 

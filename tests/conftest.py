@@ -26,16 +26,19 @@ settings.load_profile("tinyworlds")
 
 import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from huggingface_hub import constants
 
 from tinyworlds.command import CONF
 from tinyworlds.data.store import StoreWriter
 from tinyworlds.models import ActionTokenizer, Dynamics, VideoTokenizer
+
+from .hub_server import Hub, serving
 
 DATASET = {"name": "test", "path": "test.h5", "val_fraction": 0.2, "clip_length": 4}
 TRANSFORMER = {"embed_dim": 16, "num_heads": 2, "hidden_dim": 24, "norm": "pre"}
@@ -141,3 +144,23 @@ def entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
         return runpy.run_path(str(CONF.parent / script), run_name="imported")["main"]()
 
     return call
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A Hub on this machine, which the client talks to as if it had been started with HF_ENDPOINT set to it."""
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with serving() as hub:
+        settings = {
+            "ENDPOINT": hub.address,
+            "HUGGINGFACE_CO_URL_TEMPLATE": hub.address + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_CACHE": str(tmp_path / "cache"),
+            "HF_TOKEN_PATH": str(tmp_path / "no token"),
+            "HF_HUB_DISABLE_XET": True,
+            "HF_HUB_DOWNLOAD_TIMEOUT": 1,
+            "HF_HUB_ETAG_TIMEOUT": 1,
+        }
+        for name, value in settings.items():
+            monkeypatch.setattr(constants, name, value)
+        yield hub

@@ -87,10 +87,17 @@ def test_the_newest_finished_run_is_found_by_its_name(tmp_path):
         folder.mkdir(parents=True)
         (folder / "best.ckpt").touch()
         if finished:
-            write_result(folder, stage="dynamics", checkpoint=folder / "best.ckpt", metric=0.5, seconds=1.23)
+            best = folder / "best.ckpt"
+            write_result(folder, stage="dynamics", checkpoint=best, metric=0.5, seconds=1.23, command="python train.py")
     assert newest(tmp_path, "pong", "dynamics") == tmp_path / "pong/dynamics/2026-01-10_00-00-00/best.ckpt"
     result = json.loads((tmp_path / "pong/dynamics/2026-01-10_00-00-00/result.json").read_text())
-    assert result == {"stage": "dynamics", "checkpoint": "best.ckpt", "val/loss": 0.5, "seconds": 1.2}
+    assert result == {
+        "stage": "dynamics",
+        "checkpoint": "best.ckpt",
+        "val/loss": 0.5,
+        "seconds": 1.2,
+        "command": "python train.py",
+    }
 
 
 def test_without_a_finished_run_the_command_is_named(tmp_path):

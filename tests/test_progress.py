@@ -1,7 +1,7 @@
 import pytest
 
 from tinyworlds import progress
-from tinyworlds.progress import clock, line, track
+from tinyworlds.progress import Transfer, clock, line, track
 
 
 def test_everything_is_passed_on(capsys: pytest.CaptureFixture[str]) -> None:
@@ -26,6 +26,30 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     monkeypatch.setattr(progress.sys.stdout, "isatty", lambda: True)
     assert list(track(range(5), total=5, label="work")) == list(range(5))
     assert "5/5" in capsys.readouterr().out
+
+
+def test_a_transfer_that_is_gone_on_with_counts_its_speed_from_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seconds = iter([0.0, 5.0, 10.0, 15.0, 20.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(seconds))
+    with Transfer(total=100_000_000, initial=60_000_000, label="fetching") as transfer:
+        for _ in range(3):
+            transfer.update(10_000_000)
+    assert capsys.readouterr().out.splitlines() == [
+        "fetching, MB 80/100 · 2.0/s · 0:10 left",
+        "fetching, MB 90 · 1.5/s · 0:20",
+    ]
+
+
+def test_a_transfer_on_a_terminal_gets_a_bar_and_a_short_one_no_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for terminal in (False, True):
+        monkeypatch.setattr(progress.sys.stdout, "isatty", lambda terminal=terminal: terminal)
+        with Transfer(total=900_000, initial=0, label="fetching") as transfer:
+            transfer.update(900_000)
+        assert ("900.0/900.0 kB" in capsys.readouterr().out) == terminal
 
 
 def test_a_line_without_a_total_says_what_is_known() -> None:

@@ -42,13 +42,14 @@ def load_stage(path: str | Path, kind: type[AnyStage]) -> AnyStage:
     return model.eval()
 
 
-def write_result(folder: Path, *, stage: str, checkpoint: Path, metric: float, seconds: float) -> None:
+def write_result(folder: Path, *, stage: str, checkpoint: Path, metric: float, seconds: float, command: str) -> None:
     """Mark the run in `folder` as finished; `metric` is the validation loss of its best `checkpoint` there."""
     result = {
         "stage": stage,
         "checkpoint": checkpoint.name,
         METRIC: metric,
         "seconds": round(seconds, 1),
+        "command": command,
     }
     with replacing(folder / RESULT) as unfinished:
         unfinished.write_text(json.dumps(result, indent=2) + "\n")

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from rich.progress import (
     BarColumn,
@@ -54,10 +54,10 @@ def _lines(iterable: Iterable[T], total: int | None, label: str) -> Iterator[T]:
 
 
 class Transfer:
-    """Progress of a transfer of bytes, `initial` of which were there before; stands in for a tqdm bar."""
+    """Progress of a transfer of about `total` bytes, `initial` of which were there before."""
 
-    def __init__(self, *, total: int | None, initial: int = 0, desc: str = "", **of_tqdm: Any) -> None:
-        self._label, self._total, self._initial, self._done = desc, total, initial, initial
+    def __init__(self, *, total: int | None, initial: int, label: str) -> None:
+        self._label, self._total, self._initial, self._done = label, total, initial, initial
         self._begun = self._shown = time.monotonic()
         columns = (
             TextColumn("{task.description}"),
@@ -67,7 +67,7 @@ class Transfer:
             TimeRemainingColumn(),
         )
         self._bar = Progress(*columns, disable=not sys.stdout.isatty())
-        self._task = self._bar.add_task(desc, total=total, completed=initial)
+        self._task = self._bar.add_task(label, total=total, completed=initial)
 
     def __enter__(self) -> Self:
         self._bar.start()

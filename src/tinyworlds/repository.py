@@ -2,7 +2,9 @@
 
 import hashlib
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Literal
 
@@ -15,8 +17,14 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.file_download import http_get, repo_folder_name, try_to_load_from_cache
-from huggingface_hub.utils import WeakFileLock, build_hf_headers, validate_repo_id
+from huggingface_hub.file_download import REGEX_COMMIT_HASH, repo_folder_name, try_to_load_from_cache
+from huggingface_hub.utils import (
+    WeakFileLock,
+    build_hf_headers,
+    get_session,
+    hf_raise_for_status,
+    validate_repo_id,
+)
 
 from tinyworlds.progress import Transfer
 
@@ -24,6 +32,9 @@ Kind = Literal["model", "dataset"]
 
 SECONDS = 10
 """How long the Hub may take to answer a question before it counts as out of reach."""
+PATIENCE = 15.0
+"""Seconds without a byte after which a download is given up."""
+SECONDS_BETWEEN_TRIES = 1.0
 LOGIN = "log in with `hf auth login` or set HF_TOKEN"
 
 
@@ -39,27 +50,34 @@ def fetch(repo: str, file: str, *, kind: Kind, place: str, revision: str | None 
         ValueError: its content is not what the Hub promised, or `repo` is no name of a repository.
     """
     check_repo(repo)
-    url = hf_hub_url(repo, file, repo_type=kind, revision=revision)
-    try:
-        promised = get_hf_file_metadata(url, timeout=min(constants.HF_HUB_ETAG_TIMEOUT, SECONDS))
-        if promised.etag is None:
-            raise ValueError("it names no version of the file")
-        blob = _blob(repo, kind, promised.etag)
-        if not blob.exists():
-            _download(url, file, blob, size=promised.size)
-        found = Path(hf_hub_download(repo, file, repo_type=kind, revision=revision))
-        etag = promised.etag
-    except Damaged:
-        raise
-    except Exception as error:
-        cached = try_to_load_from_cache(repo, file, repo_type=kind, revision=revision)
-        if _is_refusal(error) or not isinstance(cached, str):
-            by_hand = "" if _is_refusal(error) else f"; or get it from {url} and place it {place}"
-            reason = _reason(error, repo, kind)
-            raise FileNotFoundError(f"{file} of {repo} could not be downloaded: {reason}{by_hand}") from error
-        found, etag = Path(cached), ""
+    cached = try_to_load_from_cache(repo, file, repo_type=kind, revision=revision)
+    found, etag = (Path(cached) if isinstance(cached, str) else None), ""
+    if found is None or not REGEX_COMMIT_HASH.fullmatch(revision or ""):  # a commit does not change
+        url = hf_hub_url(repo, file, repo_type=kind, revision=revision)
+        try:
+            found, etag = _newest(url, repo, file, kind=kind, revision=revision)
+        except Damaged:
+            raise
+        except Exception as error:
+            refused = _is_refusal(error)
+            if refused or found is None:
+                by_hand = "" if refused else f"; or get it from {url} and place it {place}"
+                reason = _reason(error, repo, kind)
+                raise FileNotFoundError(f"{file} of {repo} could not be downloaded: {reason}{by_hand}") from error
     _check(found, etag=found.readlink().name if found.is_symlink() else etag, name=f"{file} of {repo}, cached")
     return found
+
+
+def _newest(url: str, repo: str, file: str, *, kind: Kind, revision: str | None) -> tuple[Path, str]:
+    """The newest version of a file of the Hub, in its cache, and the hash that the Hub gives for it."""
+    promised = get_hf_file_metadata(url, timeout=min(constants.HF_HUB_ETAG_TIMEOUT, SECONDS))
+    if promised.etag is None or not re.fullmatch(r"[\w-]{1,128}", promised.etag):
+        raise ValueError(f"{url} does not say which version it is")
+    blob = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repo, repo_type=kind), "blobs", promised.etag)
+    if not blob.exists():
+        _download(url, file, blob, size=promised.size)
+    # The client finds the content there and does the rest.
+    return Path(hf_hub_download(repo, file, repo_type=kind, revision=revision)), promised.etag
 
 
 class Damaged(ValueError):
@@ -135,38 +153,53 @@ def _private(api: HfApi, repo: str, kind: Kind) -> bool | None:
         raise
 
 
-def _blob(repo: str, kind: Kind, etag: str) -> Path:
-    """Where the Hub's cache keeps a content, named by its hash."""
-    if not re.fullmatch(r"[\w-]{1,128}", etag):
-        raise ValueError("it names a version that cannot be a file's name")
-    return Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repo, repo_type=kind), "blobs", etag)
-
-
 def _download(url: str, file: str, blob: Path, *, size: int | None) -> None:
     """Download to a file beside `blob`, from where an earlier download stopped, and move it there once checked.
 
-    The client has an interruption only in its own process gone on with.
+    The client's own download begins anew in each process, and keeps nothing of its last ten megabytes.
     """
-    blob.parent.mkdir(parents=True, exist_ok=True)
     lock = Path(constants.HF_HUB_CACHE, ".locks", blob.parent.parent.name, f"{blob.name}.lock")
-    lock.parent.mkdir(parents=True, exist_ok=True)
     part = blob.with_name(f"{blob.name}.incomplete")
+    for path in (lock, part):
+        path.parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(lock):
         if blob.exists():
             return
-        with part.open("ab") as unfinished:
-            done = unfinished.tell()
-            if done != size:
-                http_get(
-                    url,
-                    unfinished,
-                    resume_size=done,
-                    headers=build_hf_headers() | {"Accept-Encoding": "identity"},
-                    displayed_filename=f"downloading {file}",
-                    tqdm_class=Transfer,
-                )
+        part.touch()
+        with Transfer(total=size, initial=part.stat().st_size, label=f"downloading {file}") as progress:
+            last = time.monotonic()
+            while size is None or part.stat().st_size < size:
+                try:
+                    for count in _continue(url, part, at_most=size):
+                        progress.update(count)
+                        last = time.monotonic()
+                    break
+                except Exception as error:
+                    if _is_refusal(error) or time.monotonic() - last > PATIENCE:
+                        raise
+                    time.sleep(SECONDS_BETWEEN_TRIES)
         _check(part, etag=blob.name, size=size, name=file)
         part.replace(blob)
+
+
+def _continue(url: str, part: Path, *, at_most: int | None) -> Iterator[int]:
+    """Append to `part` what it lacks, as it comes: the number of bytes each time. Ends once it is too long."""
+    done = part.stat().st_size
+    headers = build_hf_headers() | {"Accept-Encoding": "identity"}
+    if done:
+        headers["Range"] = f"bytes={done}-"
+    timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
+    with get_session().stream("GET", url, headers=headers, timeout=timeout) as response, part.open("ab") as file:
+        hf_raise_for_status(response)
+        if response.status_code != HTTPStatus.PARTIAL_CONTENT:
+            file.truncate(0)
+            yield -done
+            done = 0
+        for chunk in response.iter_bytes():
+            yield file.write(chunk)
+            done += len(chunk)
+            if at_most is not None and done > at_most:
+                return
 
 
 def _check(path: Path, *, etag: str, name: str, size: int | None = None) -> None:
@@ -194,7 +227,7 @@ def _hash(path: Path, *, like: str) -> str:
 
 def _is_refusal(error: Exception) -> bool:
     """Whether the Hub answered, and the answer is no."""
-    return isinstance(error, HfHubHTTPError) and error.response.status_code < 500
+    return isinstance(error, HfHubHTTPError) and error.response.status_code < HTTPStatus.INTERNAL_SERVER_ERROR
 
 
 def _reason(error: Exception, repo: str, kind: Kind) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tinyworlds.data.clips import Clips, FixedOrder, ShuffledOrder, normalize, split_spans, spread_starts
-from tinyworlds.data.hub import fetch_store
+from tinyworlds.data.hub import check_frame_size, fetch_store
 from tinyworlds.data.record import Recording
 from tinyworlds.data.settings import check_number, check_whole, frame_size
 from tinyworlds.data.store import FrameStore, check_settings
@@ -170,10 +170,22 @@ class PublicStore(ClipDataModule):
 
     repository: ClassVar[str] = "AlmondGod/tinyworlds"
     file: ClassVar[str]
+    side: ClassVar[int] = 64
+    """Pixels along each side of a frame."""
 
     def prepare_data(self) -> None:
         if not self.path.exists():
-            fetch_store(self.repository, self.file, self.path)
+            fetch_store(self.repository, self.file, self.path, size=self.side)
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width, known before anything is downloaded."""
+        return self.side, self.side
+
+    def open_store(self) -> FrameStore:
+        store = super().open_store()
+        check_frame_size(store, self.side)
+        return store
 
 
 class Picodoom(PublicStore):
@@ -204,6 +216,7 @@ class Sonic(PublicStore):
     """Sonic the Hedgehog, 128 x 128."""
 
     file = "sonic_frames.h5"
+    side = 128
 
 
 class Video(ClipDataModule):
