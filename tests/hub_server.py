@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,10 +23,14 @@ class Repo:
     files: dict[str, bytes]
     private: bool = False
     gated: bool = False
+    history: dict[str, dict[str, bytes]] = field(default_factory=dict)
 
     @property
     def commit(self) -> str:
-        return hashlib.sha1(repr(sorted(self.files.items())).encode()).hexdigest()
+        """The newest commit, by which the files can be had later."""
+        digest = hashlib.sha1(repr(sorted(self.files.items())).encode()).hexdigest()
+        self.history[digest] = dict(self.files)
+        return digest
 
 
 @dataclass
@@ -52,6 +56,13 @@ class Hub:
     faults: Faults = field(default_factory=Faults)
     asked: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     blobs: dict[str, bytes] = field(default_factory=dict)
+
+    before: Callable[[int], object] = int  # called with the number of each request
+
+    def add(self, name: str, files: dict[str, bytes]) -> Repo:
+        """Put a repository on the Hub."""
+        self.repos[name] = Repo(dict(files))
+        return self.repos[name]
 
     def contents(self) -> list[dict[str, str]]:
         """The headers of every request for the content of a large file."""
@@ -80,6 +91,7 @@ class Handler(BaseHTTPRequestHandler):
     def _any(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.hub.asked.append((self.command, path, {name.lower(): value for name, value in self.headers.items()}))
+        self.hub.before(len(self.hub.asked))
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         threading.Event().wait(self.hub.faults.stall)
         if self.hub.faults.status:
@@ -114,13 +126,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def resolve(self, kind: str | None, name: str, revision: str, path: str) -> None:
         if (repo := self._repo(kind, name)) is None:
-            return
-        if revision not in ("main", repo.commit):
+            return None
+        commit = repo.commit if revision == "main" else revision
+        if commit not in repo.history:
             return self._send(404, X_Error_Code="RevisionNotFound")
-        if path not in repo.files:
-            return self._send(404, X_Error_Code="EntryNotFound", X_Repo_Commit=repo.commit)
-        content = repo.files[path]
-        version = {"X-Repo-Commit": repo.commit, "ETag": f'"{etag(path, content)}"'}
+        if path not in repo.history[commit]:
+            return self._send(404, X_Error_Code="EntryNotFound", X_Repo_Commit=commit)
+        content = repo.history[commit][path]
+        version = {"X-Repo-Commit": commit, "ETag": f'"{etag(path, content)}"'}
         if not path.endswith(LARGE):
             return self._content(content, version)
         self.hub.blobs[etag(path, content)] = content
@@ -205,7 +218,7 @@ ROUTES = (
     (r"POST /api/repos/create", Handler.create),
     (r"POST /api/validate-yaml", Handler.validate),
     (rf"POST /api/(models|datasets)/{NAME}/preupload/main", Handler.preupload),
-    (rf"POST /(?:datasets/)?[\w./-]+\.git/info/lfs/objects/batch", Handler.batch),
+    (r"POST /(?:datasets/)?[\w./-]+\.git/info/lfs/objects/batch", Handler.batch),
     (r"PUT /lfs/(\w+)", Handler.put),
     (rf"POST /api/(models|datasets)/{NAME}/commit/main", Handler.commit),
 )

@@ -1,10 +1,10 @@
 """A world as people share it: a folder of plain files, here or on the Hugging Face Hub, that can run no code.
 
-    model.safetensors  the weights of the dynamics and of both tokenizers
-    config.json        {"format": 1, "hyper_parameters": …, "command": how it was trained, or null}
-    README.md          the model card
-    metrics.json       what the evaluation found, where it was evaluated
-    preview.gif        what each action does, where that was drawn
+model.safetensors  the weights of the dynamics and of both tokenizers
+config.json        {"format": 1, "hyper_parameters": …, "command": how it was trained, or null}
+README.md          the model card
+metrics.json       what the evaluation found, where it was evaluated
+preview.gif        what each action does, where that was drawn
 """
 
 import json
@@ -112,11 +112,8 @@ def save(
     """
     if not overwrite and any((folder / name).exists() for name in (WEIGHTS, CONFIG)):
         raise ValueError(f"{folder} holds a world already: move it away, or choose another folder")
-    config = {
-        "format": FORMAT,
-        "hyper_parameters": _portable(dict(dynamics.hparams)),
-        "command": _command(known),
-    }
+    command = _command(known)
+    config = {"format": FORMAT, "hyper_parameters": _portable(dict(dynamics.hparams)), "command": command}
     metrics = _first(known, METRICS, f"evaluation/{METRICS}")
     preview = _first(known, PREVIEW, "evaluation/actions.gif", "play/actions.gif")
     companions = {METRICS: metrics and metrics.read_bytes(), PREVIEW: preview and preview.read_bytes()}
@@ -124,7 +121,7 @@ def save(
         dynamics,
         metrics=json.loads(companions[METRICS] or "null"),
         preview=PREVIEW if preview else None,
-        command=config["command"],
+        command=command,
         repo=repo,
         license=license,
     )

@@ -56,7 +56,7 @@ def fetch(repo: str, file: str, *, kind: Kind, place: str, revision: str | None 
         url = hf_hub_url(repo, file, repo_type=kind, revision=revision)
         try:
             found, etag = _newest(url, repo, file, kind=kind, revision=revision)
-        except Damaged:
+        except DamagedError:
             raise
         except Exception as error:
             refused = _is_refusal(error)
@@ -75,12 +75,13 @@ def _newest(url: str, repo: str, file: str, *, kind: Kind, revision: str | None)
         raise ValueError(f"{url} does not say which version it is")
     blob = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repo, repo_type=kind), "blobs", promised.etag)
     if not blob.exists():
-        _download(url, file, blob, size=promised.size)
+        pinned = hf_hub_url(repo, file, repo_type=kind, revision=promised.commit_hash)
+        _download(pinned, file, blob, size=promised.size)
     # The client finds the content there and does the rest.
     return Path(hf_hub_download(repo, file, repo_type=kind, revision=revision)), promised.etag
 
 
-class Damaged(ValueError):
+class DamagedError(ValueError):
     """A file whose content is not what the Hub promised."""
 
 
@@ -97,7 +98,7 @@ def files(repo: str, *, kind: Kind) -> tuple[str, list[str]]:
     except Exception as error:
         reason = _reason(error, repo, kind)
         raise FileNotFoundError(f"the files of {page(repo, kind)} could not be listed: {reason}") from error
-    return str(info.sha), [sibling.rfilename for sibling in info.siblings or []]
+    return str(info.sha), [sibling.rfilename for sibling in getattr(info, "siblings", None) or []]
 
 
 def upload(repo: str, content: Mapping[str, Path | bytes], *, kind: Kind, private: bool, message: str) -> str:
@@ -212,7 +213,7 @@ def _check(path: Path, *, etag: str, name: str, size: int | None = None) -> None
     else:
         return
     path.resolve().unlink()
-    raise Damaged(f"{name}, is damaged and was removed: {wrong}; download it again")
+    raise DamagedError(f"{name}, is damaged and was removed: {wrong}; download it again")
 
 
 def _hash(path: Path, *, like: str) -> str:

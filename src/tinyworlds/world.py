@@ -104,9 +104,7 @@ class World:
             ValueError: the folder holds a world already.
         """
         name = f"user/{Path(folder).resolve().name}"
-        pretrained.save(
-            self.dynamics, Path(folder), known=self.folder, repo=name, license=license, overwrite=overwrite
-        )
+        pretrained.save(self.dynamics, Path(folder), known=self.folder, repo=name, license=license, overwrite=overwrite)
 
     def push_to_hub(self, repo: str, *, private: bool = False, license: str = "mit") -> str:
         """Upload the world to the Hub's repository ``user/name``, made where it is missing; returns its address.

@@ -1,0 +1,257 @@
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import ModelCard, constants
+from safetensors.torch import load_file, save_file
+
+from tinyworlds import World
+from tinyworlds.checkpoints import write_result
+from tinyworlds.media import save_gif
+from tinyworlds.pretrained import CONFIG, WEIGHTS, beside, read_config, split_address
+
+from .test_checkpoints import save
+
+METRICS = {
+    "reconstruction": {"psnr": 33.25, "psnr_moving": None},
+    "actions": {"accuracy": 0.75, "names": ["none", "up", "down", "fire|jump"], "reason": "measured"},
+}
+
+
+@pytest.fixture
+def folder(dynamics, tmp_path: Path) -> Path:
+    World(dynamics).save_pretrained(tmp_path / "world")
+    return tmp_path / "world"
+
+
+def film(world: World) -> np.ndarray:
+    prompt = np.random.default_rng(0).integers(0, 256, (4, 16, 24, 3), dtype=np.uint8)
+    return np.stack([world.reset(prompt), *(world.step(action) for action in (0, 1, 2, 3))])
+
+
+def same(world: World, other: World) -> bool:
+    """Whether weights, hyperparameters and frames are the same, bit for bit."""
+    ours, theirs = world.dynamics.state_dict(), other.dynamics.state_dict()
+    return (
+        ours.keys() == theirs.keys()
+        and all(torch.equal(value, theirs[name]) and value.dtype == theirs[name].dtype for name, value in ours.items())
+        and dict(world.dynamics.hparams) == dict(other.dynamics.hparams)
+        and np.array_equal(film(world), film(other))
+    )
+
+
+def test_a_world_is_the_same_after_it_was_saved(dynamics, folder):
+    for opened in (World.from_pretrained(folder), World.load(folder), World.load(str(folder))):
+        assert same(World(dynamics), opened)
+    assert World.from_pretrained(folder, seed=3, horizon=2).horizon == 2
+
+
+def test_saving_again_changes_nothing(folder, tmp_path):
+    World.load(folder).save_pretrained(tmp_path / "again" / "world")
+    for path in folder.iterdir():
+        assert path.read_bytes() == (tmp_path / "again" / "world" / path.name).read_bytes()
+
+
+def test_a_world_that_is_there_is_not_overwritten_unasked(dynamics, folder):
+    with pytest.raises(ValueError, match="holds a world already"):
+        World(dynamics).save_pretrained(folder)
+    World(dynamics).save_pretrained(folder, overwrite=True)
+
+
+def test_the_card_tells_what_is_known(dynamics, tmp_path):
+    run = tmp_path / "run"
+    (run / "evaluation").mkdir(parents=True)
+    (run / "evaluation" / "metrics.json").write_text(json.dumps(METRICS))
+    save_gif(run / "play" / "actions.gif", np.zeros((2, 8, 8, 3), np.uint8), 5)
+    command = "python train.py data=vizdoom"
+    best = save(dynamics, run / "best.ckpt")
+    write_result(run, stage="dynamics", checkpoint=best, metric=0.5, seconds=1.0, command=command)
+    World.load(best).save_pretrained(tmp_path / "doom", license="cc-by-4.0")
+    World.load(tmp_path / "doom").save_pretrained(tmp_path / "copy" / "doom", license="cc-by-4.0")
+    for folder in (tmp_path / "doom", tmp_path / "copy" / "doom"):
+        card = ModelCard.load(folder / "README.md")
+        assert (card.data.license, card.data.library_name) == ("cc-by-4.0", "tinyworlds")
+        assert "world-model" in card.data.tags
+        for part in ("| `reconstruction.psnr` | 33.25 |", "| 1 | up |", "fire\\|jump", command, "(preview.gif)"):
+            assert part in card.text, part
+        assert "psnr_moving" not in card.text
+        assert (folder / "preview.gif").read_bytes() == (run / "play" / "actions.gif").read_bytes()
+        assert json.loads((folder / "metrics.json").read_bytes()) == METRICS
+
+
+def test_the_card_of_an_unknown_world_says_so(folder):
+    card = (folder / "README.md").read_text()
+    for part in ("was not evaluated", "what they mean was not measured", "command was not kept"):
+        assert part in card
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+
+
+def test_no_path_of_the_owner_is_shared(dynamics, tmp_path):
+    for part in (dynamics.hparams, dynamics.hparams["video_tokenizer"]):
+        part["dataset"] = {**part["dataset"], "path": "/home/me/secret/game.h5"}
+    World(dynamics).save_pretrained(tmp_path / "world")
+    config = (tmp_path / "world" / CONFIG).read_text()
+    assert "secret" not in config
+    assert World.load(tmp_path / "world").dynamics.dataset["path"] == "game.h5"
+
+
+def test_a_shared_world_is_opened_from_the_hub(hub, dynamics, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    assert World(dynamics).push_to_hub("me/world") == f"{hub.address}/me/world"
+    repo = hub.repos["models/me/world"]
+    assert "hf://me/world" in ModelCard(repo.files["README.md"].decode()).text
+    commit = repo.commit
+    assert same(World(dynamics), World.load("hf://me/world"))
+    repo.files[CONFIG] = b"broken"
+    with pytest.raises(ValueError, match="is no config of a world"):
+        World.from_pretrained("me/world")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    for opened in (World.from_pretrained("me/world", revision=commit), World.load(f"hf://me/world@{commit}")):
+        assert same(World(dynamics), opened)
+
+
+@pytest.mark.parametrize("request_number", range(1, 9))
+def test_config_and_weights_are_of_one_commit(hub, dynamics, tmp_path, request_number):
+    """Whenever the repository is changed while a world is fetched."""
+    contents = []
+    for name in ("old", "new"):
+        dynamics.hparams["decoding"] = {**dynamics.hparams["decoding"], "steps": len(name + "x" * len(contents))}
+        torch.nn.init.constant_(dynamics.mask_token, len(contents))
+        World(dynamics).save_pretrained(tmp_path / name)
+        contents.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
+    repo = hub.add("models/me/world", contents[0])
+    hub.before = lambda number: repo.files.update(contents[1] if number >= request_number else {})
+    loaded = World.load("hf://me/world").dynamics
+    assert (loaded.decoding.steps, loaded.mask_token[0].item()) in ((3, 0), (4, 1))
+
+
+@pytest.mark.parametrize("missing", [CONFIG, WEIGHTS])
+def test_a_folder_that_lacks_a_file_is_named(folder, missing):
+    (folder / missing).unlink()
+    with pytest.raises(FileNotFoundError, match=f"it has no {missing}"):
+        World.load(folder)
+
+
+def test_a_world_without_network_says_what_to_do():
+    with pytest.raises(FileNotFoundError, match=r"config\.json of me/world could not be .* ckpt=FOLDER"):
+        World.load("hf://me/world")
+
+
+@pytest.mark.parametrize("where", ["hf://", "hf://me", "hf://me/a/b", "hf://../world"])
+def test_an_address_that_is_none_is_refused(where):
+    with pytest.raises(ValueError, match="give user/name"):
+        World.load(where)
+
+
+def test_what_is_made_of_a_world_goes_beside_it(folder, tmp_path):
+    assert beside(folder, runs_dir="runs") == folder
+    assert beside(tmp_path / "run" / "best.ckpt", runs_dir="runs") == tmp_path / "run"
+    assert beside("hf://me/world@v1", runs_dir="runs") == Path("runs/hub/me/world")
+    assert split_address("hf://me/world@v1") == ("me/world", "v1")
+
+
+def change(folder: Path, *keys: str, value: object) -> None:
+    """Set a value in the folder's config."""
+    config = json.loads((folder / CONFIG).read_text())
+    part = config
+    for key in keys[:-1]:
+        part = part[key]
+    part[keys[-1]] = value
+    (folder / CONFIG).write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "said"),
+    [
+        (("format",), 2, "its format is 2"),
+        (("hyper_parameters",), [], "no hyper_parameters"),
+        (("hyper_parameters", "num_blocks"), 10**9, "num_blocks=1000000000 is more than"),
+        (("hyper_parameters", "num_blocks"), 3, "does not fit its config.json: transformer.blocks.2"),
+        (("hyper_parameters", "num_blocks"), "2", "describes no world"),
+        (("hyper_parameters", "embed_dim"), 60000, "does not fit its config.json"),
+        (("hyper_parameters", "embed_dim"), -16, "describes no world"),
+        (("hyper_parameters", "depth"), 2, "describes no world.*depth"),
+        (("hyper_parameters", "dataset", "clip_length"), 10**6, "clip_length=1000000"),
+        (("hyper_parameters", "decoding", "temperature"), float("nan"), "NaN is no number"),
+        (("hyper_parameters", "video_tokenizer", "frame_size"), [10**8, 10**8], "frame_size=100000000"),
+        (("hyper_parameters", "video_tokenizer", "latent_dim"), 30, "describes no world"),
+        (("hyper_parameters", "video_tokenizer"), None, "describes no world"),
+        (("hyper_parameters", "x"), [[[[[[[[[1]]]]]]]]], "nested too deeply"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused_before_memory_is_taken(folder, keys, value, said):
+    change(folder, *keys, value=value)
+    with pytest.raises(ValueError, match=said):
+        World.load(folder)
+
+
+def test_a_window_that_would_take_all_memory_is_refused(folder):
+    for part in ("video_tokenizer", "action_tokenizer"):
+        change(folder, "hyper_parameters", part, "frame_size", value=[2048, 2048])
+    change(folder, "hyper_parameters", "dataset", "clip_length", value=1024)
+    with pytest.raises(ValueError, match="its window has 67108864 tokens"):
+        World.load(folder)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "1" * 10_000, "[" * 10**5, '{"a": ' * 10**5, '"' + "x" * 2 * 10**6])
+def test_what_is_no_config_is_refused(folder, text):
+    (folder / CONFIG).write_text(text)
+    with pytest.raises(ValueError, match="is no config of a world"):
+        read_config(folder / CONFIG)
+
+
+def tensors_changed(folder: Path, name: str, value: torch.Tensor | None) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    if value is None:
+        del tensors[name]
+    else:
+        tensors[name] = value
+    save_file(tensors, folder / WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("mask_token", None),
+        ("mask_token", torch.zeros(4)),
+        ("mask_token", torch.zeros(3, dtype=torch.float64)),
+        ("another", torch.zeros(3)),
+    ],
+)
+def test_weights_of_other_names_shapes_or_types_are_refused(folder, name, value):
+    tensors_changed(folder, name, value)
+    with pytest.raises(ValueError, match=f"does not fit its config.json: {name} is"):
+        World.load(folder)
+
+
+def header(entries: dict[str, object]) -> bytes:
+    text = json.dumps(entries).encode()
+    return struct.pack("<Q", len(text)) + text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff" * 100,
+        struct.pack("<Q", 2**62) + b"{}",
+        header({"mask_token": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}),
+        header({"mask_token": {"dtype": "F32", "shape": [3], "data_offsets": [0, 4]}}) + bytes(4),
+        header({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}) + bytes(400),
+    ],
+)
+def test_a_header_that_does_not_fit_the_file_is_refused(folder, content):
+    (folder / WEIGHTS).write_bytes(content)
+    with pytest.raises(ValueError, match="is no safetensors file"):
+        World.load(folder)
+
+
+@pytest.mark.parametrize("share", [0.001, 0.1, 0.5, 0.999])
+def test_truncated_weights_are_refused(folder, share):
+    content = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ValueError, match="is no safetensors file"):
+        World.load(folder)
