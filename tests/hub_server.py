@@ -39,6 +39,7 @@ class Faults:
 
     drops: int = 0  # so many answers end early
     drop_after: int = 0  # after so many bytes
+    pause: threading.Event | None = None  # waited for after half of an answer
     content: bytes | None = None  # sent in place of the true one
     ignore_range: bool = False
     stall: float = 0  # seconds before an answer
@@ -159,6 +160,11 @@ class Handler(BaseHTTPRequestHandler):
         if self.command == "GET" and faults.drops > 0:
             faults.drops -= 1
             return self._send(status, body[: faults.drop_after], **headers, Content_Length=str(len(body)))
+        if self.command == "GET" and faults.pause is not None:
+            self._send(status, body[: len(body) // 2], **headers, Content_Length=str(len(body)))
+            self.wfile.flush()
+            faults.pause.wait()
+            return self.wfile.write(body[len(body) // 2 :])
         return self._send(status, body, **headers)
 
     def info(self, kind: str, name: str, revision: str | None) -> None:

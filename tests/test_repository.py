@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -67,6 +71,25 @@ def test_an_interrupted_download_is_gone_on_with_by_the_next(hub, monkeypatch, i
 
 def interrupt(seconds: float) -> None:
     raise KeyboardInterrupt
+
+
+def test_a_killed_process_is_gone_on_with_and_what_it_fetched_serves_offline(hub, tmp_path):
+    """In processes of their own, with the environment that a user sets."""
+    fetching = "import sys; from tinyworlds.repository import fetch; "
+    fetching += "print(fetch('someone/game', 'frames.h5', kind='dataset', place=''))"
+    environment = os.environ | {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+    hub.faults.pause = threading.Event()
+    with subprocess.Popen([sys.executable, "-c", fetching], env=environment) as first:
+        while not (parts := list(tmp_path.rglob("*.incomplete"))) or parts[0].stat().st_size == 0:
+            assert first.poll() is None
+        first.kill()
+    hub.faults.pause.set()
+    for offline in "01":
+        environment["HF_HUB_OFFLINE"] = offline
+        run = subprocess.run([sys.executable, "-c", fetching], env=environment, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+        assert Path(run.stdout.splitlines()[-1]).read_bytes() == LARGE
+    assert [headers.get("range", "")[:6] for headers in hub.contents()] == ["", "bytes="]
 
 
 def test_a_connection_that_stays_away_ends_the_download_and_what_came_is_kept(hub, monkeypatch):

@@ -76,7 +76,7 @@ def download_dataset(name: str, folder: Path) -> Path:
         public = ", ".join(sorted(re.sub(r"_frames.h5$", "", kind.file) for kind in PublicStore.__subclasses__()))
         raise ValueError(f"dataset={name}: give one of {public}, or user/name")
     data.prepare_data()
-    data.setup()
+    data.open_store().close()
     return data.path
 
 
