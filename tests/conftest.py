@@ -103,6 +103,7 @@ def dynamics(video_tokenizer: VideoTokenizer, action_tokenizer: ActionTokenizer)
         action_tokenizer=action_tokenizer,
         dataset=DATASET,
         num_blocks=2,
+        feed_forward={"name": "swiglu"},
         masking="clean_context",
         mask_ratio=0.5,
         decoding={"steps": 4, "schedule": "exponential", "temperature": 1.0},

@@ -16,6 +16,7 @@ from tinyworlds.media import grid
 from tinyworlds.models.action_tokenizer import ActionTokenizer
 from tinyworlds.models.stage import METRIC, Stage, as_pictures, validation_psnr
 from tinyworlds.models.video_tokenizer import VideoTokenizer
+from tinyworlds.nn.feed_forward import SWIGLU
 from tinyworlds.nn.norms import Condition
 from tinyworlds.nn.positions import spatial_positions
 from tinyworlds.nn.transformer import Past, SpaceTimeTransformer, Timeline
@@ -51,6 +52,7 @@ class Dynamics(Stage):
         hidden_dim: int,
         num_blocks: int,
         norm: str,
+        feed_forward: Mapping[str, Any],
         masking: str,
         mask_ratio: float,
         decoding: Mapping[str, Any],
@@ -84,6 +86,7 @@ class Dynamics(Stage):
             num_blocks=num_blocks,
             norm=norm,
             condition_dim=action_tokenizer.latent_dim,
+            feed_forward=feed_forward,
         )
         self.to_logits = nn.Linear(embed_dim, video_tokenizer.vocabulary)
         self.copy_psnr = validation_psnr()
@@ -92,6 +95,7 @@ class Dynamics(Stage):
     def from_hyperparameters(cls, hyperparameters: Mapping[str, Any]) -> Self:
         return cls(
             **{
+                "feed_forward": SWIGLU,  # of checkpoints from before there was a choice
                 **hyperparameters,
                 "video_tokenizer": VideoTokenizer.from_hyperparameters(hyperparameters["video_tokenizer"]),
                 "action_tokenizer": ActionTokenizer.from_hyperparameters(hyperparameters["action_tokenizer"]),
@@ -207,7 +211,7 @@ class Dynamics(Stage):
         loss, accuracy = self._masked_loss(*self.tokenize(frames))
         self.log("train/loss", loss, prog_bar=True)
         self.log("train/accuracy", accuracy)
-        return loss
+        return loss + self.transformer.balance_loss()
 
     def validation_step(self, frames: Float[Tensor, "B T C H W"], batch_index: int) -> None:
         tokens, actions = self.tokenize(frames)

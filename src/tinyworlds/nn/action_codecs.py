@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tinyworlds.nn.choices import build_choice
 from tinyworlds.nn.motion import MotionDecoder, MotionEncoder
 from tinyworlds.nn.norms import Condition
 from tinyworlds.nn.patches import PatchEmbedding, PixelHead
@@ -106,21 +107,9 @@ DECODERS: dict[str, type[nn.Module]] = {"masked": MaskedDecoder, "motion": Motio
 
 def build_encoder(options: Mapping[str, Any], *, frame_size: tuple[int, int], latent_dim: int) -> nn.Module:
     """The encoder that ``options["name"]`` names, with the other options as its arguments."""
-    return _build(ENCODERS, "encoder", options, frame_size=frame_size, latent_dim=latent_dim)
+    return build_choice(ENCODERS, "encoder", options, frame_size=frame_size, latent_dim=latent_dim)
 
 
 def build_decoder(options: Mapping[str, Any], *, frame_size: tuple[int, int], latent_dim: int) -> nn.Module:
     """The decoder that ``options["name"]`` names, with the other options as its arguments."""
-    return _build(DECODERS, "decoder", options, frame_size=frame_size, latent_dim=latent_dim)
-
-
-def _build(choices: dict[str, type[nn.Module]], part: str, options: Mapping[str, Any], **fixed: Any) -> nn.Module:
-    name = options.get("name")
-    if name not in choices:
-        raise ValueError(f"stage.{part}.name={name!r} is none of {', '.join(choices)}")
-    try:
-        return choices[name](**{key: value for key, value in options.items() if key != "name"}, **fixed)
-    except TypeError as error:
-        if "argument" not in str(error):
-            raise
-        raise ValueError(f"stage.{part} (name={name}): {error}") from None
+    return build_choice(DECODERS, "decoder", options, frame_size=frame_size, latent_dim=latent_dim)

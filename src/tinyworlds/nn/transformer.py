@@ -1,5 +1,6 @@
 """The space-time transformer: attention within a frame, causal attention over frames, feed-forward."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -7,7 +8,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from tinyworlds.nn.attention import KeysAndValues, SpatialAttention, TemporalAttention
-from tinyworlds.nn.feed_forward import SwiGLU
+from tinyworlds.nn.feed_forward import SWIGLU, MoE, build_feed_forward
 from tinyworlds.nn.norms import Condition, RMSNorm, norm_for
 from tinyworlds.nn.positions import temporal_positions
 
@@ -70,6 +71,7 @@ class Block(nn.Module):
         norm: str,
         temporal: bool,
         condition_dim: int | None,
+        feed_forward: Mapping[str, Any],
     ) -> None:
         super().__init__()
 
@@ -78,7 +80,9 @@ class Block(nn.Module):
 
         self.spatial = residual(SpatialAttention(embed_dim=embed_dim, num_heads=num_heads))
         self.temporal = residual(TemporalAttention(embed_dim=embed_dim, num_heads=num_heads)) if temporal else None
-        self.feed_forward = residual(SwiGLU(embed_dim=embed_dim, hidden_dim=hidden_dim))
+        self.feed_forward = residual(
+            build_feed_forward(feed_forward, embed_dim=embed_dim, hidden_dim=hidden_dim)
+        )
 
     def forward(
         self,
@@ -118,6 +122,7 @@ class SpaceTimeTransformer(nn.Module):
         norm: str,
         temporal: bool = True,
         condition_dim: int | None = None,
+        feed_forward: Mapping[str, Any] = SWIGLU,
     ) -> None:
         super().__init__()
         if norm not in NORMS:
@@ -134,6 +139,7 @@ class SpaceTimeTransformer(nn.Module):
                 norm=norm,
                 temporal=temporal,
                 condition_dim=condition_dim,
+                feed_forward=feed_forward,
             )
             for _ in range(num_blocks)
         )
@@ -175,3 +181,8 @@ class SpaceTimeTransformer(nn.Module):
 
     def _at(self, x: Float[Tensor, "B T P E"], timeline: Timeline) -> Float[Tensor, "B T P E"]:
         return x + temporal_positions(timeline.times, self.embed_dim).to(x.dtype) if self.temporal else x
+
+    def balance_loss(self) -> Float[Tensor, ""]:
+        """What the last forward pass in training adds to the loss, so that experts share the work (see `MoE`)."""
+        parts = [block.feed_forward.part for block in self.blocks]
+        return sum((part.balance_loss for part in parts if isinstance(part, MoE)), torch.zeros(()))

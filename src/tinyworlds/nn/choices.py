@@ -1,0 +1,25 @@
+"""A part of a model that the config chooses by name, with the options of that choice."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+
+def build_choice(
+    choices: Mapping[str, type[nn.Module]], part: str, options: Mapping[str, Any], **fixed: Any
+) -> nn.Module:
+    """The one of `choices` that ``options["name"]`` names; the other options and `fixed` are its arguments.
+
+    Raises:
+        ValueError: there is no such choice, or an option of `part` is unknown or missing.
+    """
+    name = options.get("name")
+    if name not in choices:
+        raise ValueError(f"stage.{part}.name={name!r} is none of {', '.join(choices)}")
+    try:
+        return choices[name](**{key: value for key, value in options.items() if key != "name"}, **fixed)
+    except TypeError as error:
+        if "argument" not in str(error):
+            raise
+        raise ValueError(f"stage.{part} (name={name}): {error}") from None
