@@ -42,6 +42,14 @@ def load_stage(path: str | Path, kind: type[AnyStage]) -> AnyStage:
     return model.eval()
 
 
+def save_stage(stage: Stage, path: str | Path) -> None:
+    """Write a trained stage as a checkpoint that `load_stage` reads."""
+    checkpoint = {"state_dict": stage.state_dict(), "hyper_parameters": dict(stage.hparams)}
+    stage.on_save_checkpoint(checkpoint)
+    with replacing(path) as unfinished:
+        torch.save(checkpoint, unfinished)
+
+
 def write_result(folder: Path, *, stage: str, checkpoint: Path, metric: float, seconds: float, command: str) -> None:
     """Mark the run in `folder` as finished; `metric` is the validation loss of its best `checkpoint` there."""
     result = {

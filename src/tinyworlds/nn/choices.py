@@ -14,7 +14,7 @@ def build_choice(
     Raises:
         ValueError: there is no such choice, or an option of `part` is unknown or missing.
     """
-    name = options.get("name")
+    name: Any = options.get("name")
     if name not in choices:
         raise ValueError(f"stage.{part}.name={name!r} is none of {', '.join(choices)}")
     try:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -43,9 +44,7 @@ class MoE(nn.Module):
     Raises `ValueError` where there are no experts or `top_k` is not from 1 to `num_experts`.
     """
 
-    def __init__(
-        self, *, embed_dim: int, hidden_dim: int, num_experts: int, top_k: int, balance_weight: float
-    ) -> None:
+    def __init__(self, *, embed_dim: int, hidden_dim: int, num_experts: int, top_k: int, balance_weight: float) -> None:
         super().__init__()
         if not 1 <= top_k <= num_experts:
             raise ValueError(f"stage.feed_forward.top_k={top_k} must be from 1 to num_experts={num_experts}")
@@ -67,10 +66,10 @@ class MoE(nn.Module):
             self.balance_loss = self.balance_weight * len(sent) * (share * scores.softmax(-1).mean(0)).sum()
         # Sorted by expert, the tokens of each lie together, and each expert is called once.
         order = chosen.flatten().argsort(stable=True)
-        parts = tokens[order // self.top_k].split(sent.tolist())
+        parts = torch.split(tokens[order // self.top_k], sent.tolist())
         outputs = torch.cat([expert(part) for expert, part in zip(self.experts, parts, strict=True)])
-        outputs = outputs[order.argsort()].unflatten(0, (-1, self.top_k))
-        return (outputs * best.softmax(-1).unsqueeze(-1)).sum(-2).view_as(x)
+        outputs = rearrange(outputs[order.argsort()], "(n k) e -> n k e", k=self.top_k)
+        return (outputs * best.softmax(-1).unsqueeze(-1)).sum(1).view_as(x)
 
 
 FEED_FORWARDS: dict[str, type[nn.Module]] = {"swiglu": SwiGLU, "moe": MoE}

@@ -80,9 +80,7 @@ class Block(nn.Module):
 
         self.spatial = residual(SpatialAttention(embed_dim=embed_dim, num_heads=num_heads))
         self.temporal = residual(TemporalAttention(embed_dim=embed_dim, num_heads=num_heads)) if temporal else None
-        self.feed_forward = residual(
-            build_feed_forward(feed_forward, embed_dim=embed_dim, hidden_dim=hidden_dim)
-        )
+        self.feed_forward = residual(build_feed_forward(feed_forward, embed_dim=embed_dim, hidden_dim=hidden_dim))
 
     def forward(
         self,
@@ -184,5 +182,4 @@ class SpaceTimeTransformer(nn.Module):
 
     def balance_loss(self) -> Float[Tensor, ""]:
         """What the last forward pass in training adds to the loss, so that experts share the work (see `MoE`)."""
-        parts = [block.feed_forward.part for block in self.blocks]
-        return sum((part.balance_loss for part in parts if isinstance(part, MoE)), torch.zeros(()))
+        return sum((part.balance_loss for part in self.modules() if isinstance(part, MoE)), torch.zeros(()))
