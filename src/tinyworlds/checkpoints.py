@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import torch
 
+from tinyworlds import torch_files
 from tinyworlds.media import replacing
 from tinyworlds.models import Stage
 from tinyworlds.models.stage import METRIC
@@ -27,11 +28,12 @@ def load_stage(path: str | Path, kind: type[AnyStage]) -> AnyStage:
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        stage = checkpoint["stage"]
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is no checkpoint of TinyWorlds: {reason}") from None
+        checkpoint = torch_files.load(path)
+    except ValueError as error:
+        raise ValueError(f"{path} is no checkpoint of TinyWorlds: it {str(error).removeprefix(f'{path} ')}") from None
+    stage = checkpoint.get("stage") if isinstance(checkpoint, dict) else None
+    if stage is None:
+        raise ValueError(f"{path} is no checkpoint of TinyWorlds: it names no stage")
     if stage != kind.name:
         raise ValueError(f"{path} holds stage={stage}, but stage={kind.name} is needed here")
     model = kind.from_hyperparameters(checkpoint["hyper_parameters"])

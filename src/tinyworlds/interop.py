@@ -65,7 +65,9 @@ def convert(video_tokenizer: Path, action_tokenizer: Path, dynamics: Path) -> Dy
             raise ValueError(f"{dynamics} is for {key}={own}, but {video_tokenizer} has {key}={tokenizers}")
     whole = {**options.pop(Dynamics.name), **options}
     with torch.device("meta"):  # shapes without memory
-        described = Dynamics.from_hyperparameters(whole)
+        for name, part in options.items():
+            _about(paths[name], STAGES[name].from_hyperparameters, part)
+        described = _about(dynamics, Dynamics.from_hyperparameters, whole)
     for name, stage in stages_of(described).items():
         _about(paths[name], public_format.check, stage, read[name][1])
     world = Dynamics.from_hyperparameters(whole)
@@ -89,7 +91,7 @@ def to_public(world: Dynamics, folder: Path) -> None:
             raise ValueError(f"{path} is there already: move it away, or give another out=")
     for name, stage in stages.items():
         state = {"config": configs[name], "step": 0, "scheduler_state_dict": None}
-        weights = {key: tensor.contiguous() for key, tensor in public_format.tensors(stage).items()}
+        weights = {key: tensor.clone() for key, tensor in public_format.tensors(stage).items()}
         for file, content in ((WEIGHTS, weights), (STATE, state)):
             with replacing(folders[name] / file) as unfinished:
                 torch.save(content, unfinished)

@@ -16,8 +16,8 @@ from tinyworlds.nn.feed_forward import SWIGLU
 
 LIMITS = {
     "frame_size": (1, 1024), "patch_size": (1, 256), "embed_dim": (6, 4096), "num_heads": (1, 256),
-    "hidden_dim": (2, 2**15), "num_blocks": (1, 128), "latent_dim": (1, 16), "num_bins": (2, 64),
-    "n_actions": (2, 2**16), "context_length": (2, 1024), "num_experts": (1, 256), "top_k_experts": (1, 256),
+    "hidden_dim": (2, 2**15), "num_blocks": (1, 64), "latent_dim": (1, 16), "num_bins": (2, 64),
+    "n_actions": (2, 2**16), "context_length": (2, 1024), "num_experts": (1, 64), "top_k_experts": (1, 64),
 }  # fmt: skip
 """The least and the most that a config may say."""
 MOST_PATCHES, MOST_CODES = 2**14, 2**20
@@ -187,7 +187,7 @@ def fill(stage: Stage, public: Mapping[str, Tensor]) -> None:
     """
     if isinstance(stage, VideoTokenizer | ActionTokenizer):
         basis = public["quantizer.basis"]
-        if not torch.equal(basis, stage.quantizer.place):
+        if basis.tolist() != stage.quantizer.place.tolist():
             raise ValueError(f"its codes are numbered by {basis.tolist()}, ours by {stage.quantizer.place.tolist()}")
     with torch.no_grad():
         for name, tensor in _own(stage).items():

@@ -16,8 +16,10 @@ from typing import Any
 
 import torch
 
-LARGEST_PICKLE = 4 * 2**20
-"""Bytes: some 20,000 tensors."""
+LARGEST_PICKLE = 2 * 2**20
+"""Bytes: some 10,000 tensors."""
+MOST_VIEWS = 4
+"""How often the tensors of a file may show its numbers."""
 ORDERED_DICT, TENSOR = "collections OrderedDict", "torch._utils _rebuild_tensor_v2"
 STORAGES = {
     f"torch {kind}Storage": size
@@ -58,7 +60,7 @@ def load_plain(path: str | Path, *, stand_ins: Collection[str]) -> Any:
 
 def first_line(error: Exception) -> str:
     """What an exception says first, or its kind where it says nothing."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return str(error).splitlines()[0][:300] if str(error) else type(error).__name__
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class _Storage:
     """Numbers that a pickle declares, and a record of the file holds."""
 
     elements: int
+    size: int  # bytes of each
 
 
 class _StandIn(dict[str, Any]):
@@ -97,7 +100,7 @@ def _look_through(path: Path, *, names: Collection[str]) -> Any:
         data, records = _unpack(path)
         return _Unpickler(data, records, names).run()
     except _RefusedError as error:
-        raise ValueError(f"{path} {error}") from None
+        raise ValueError(f"{path} {first_line(error)}") from None
     except zipfile.BadZipFile:
         raise ValueError(f"{path} is no file of torch, or is damaged") from None
     except Exception as error:
@@ -140,6 +143,7 @@ class _Unpickler:
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []  # the stacks under each open mark
         self.memo: dict[int, Any] = {}
+        self.declared = 0  # bytes, of all tensors
 
     def run(self) -> Any:
         for opcode, argument, _ in pickletools.genops(self.data):
@@ -236,11 +240,11 @@ class _Unpickler:
         kind, name, key, _device, elements = _of(tuple, self.stack.pop())
         if kind != "storage" or _of(int, elements) < 0:
             raise _RefusedError("declares numbers in a way that torch does not")
-        size = STORAGES[_of(_Name, name).text] * elements
+        size = STORAGES[_of(_Name, name).text]
         held = self.records.get(f"data/{_of(str, key)}")
-        if held != size:
-            raise _RefusedError(f"declares {size} bytes for the record {key!r}, which has {held or 0}")
-        self.stack.append(_Storage(elements))
+        if held != elements * size:
+            raise _RefusedError(f"declares {elements * size} bytes for the record {key!r}, which has {held or 0}")
+        self.stack.append(_Storage(elements, size))
 
     def on_reduce(self, _: None) -> None:
         arguments, name = _of(tuple, self.stack.pop()), _of(_Name, self.stack.pop()).text
@@ -248,6 +252,9 @@ class _Unpickler:
             self.stack.append({})
         elif name == TENSOR:
             self.stack.append(_tensor(*arguments))
+            self.declared += arguments[0].size * math.prod(arguments[2])
+            if self.declared > MOST_VIEWS * sum(self.records.values()):
+                raise _RefusedError("declares far more numbers than it has")
         elif name not in TORCH_NAMES and len(arguments) == 1:
             self.stack.append(_of(str, arguments[0]))
         else:

@@ -41,6 +41,10 @@ def held_out(world: World, *, store: str | None) -> ClipDataModule:
         val_fraction=dataset["val_fraction"],
         seed=0,
     )
+    if not data.path.is_file():
+        raise FileNotFoundError(
+            f"the frames of this world are not at {data.path}: give frames of its game with store=PATH"
+        )
     data.setup()
     if data.frame_size != world.frame_size:
         raise ValueError(f"{data.path} has frames of {data.frame_size}, this world makes {world.frame_size}")
