@@ -101,11 +101,12 @@ OTHER_VALUES = {
         "moving_weight": 1, "encoder.width": 8, "encoder.channels": 2, "encoder.reach": 3, "decoder.width": 8,
     },
     "dynamics": {
+        "feed_forward.num_experts": 2, "feed_forward.top_k": 1, "feed_forward.balance_weight": 1,
         "embed_dim": 64, "num_heads": 2, "hidden_dim": 64, "num_blocks": 1, "norm": "post",
         "masking": "anchored", "mask_ratio": 0.9,
     },
 }  # fmt: skip
-EFFECT_ELSEWHERE = {"variance_target", "decoding", "encoder", "decoder", "_target_"}
+EFFECT_ELSEWHERE = {"variance_target", "decoding", "encoder", "decoder", "feed_forward", "_target_"}
 
 
 def first_loss(stage: Stage) -> float:
@@ -126,6 +127,8 @@ def test_every_key_of_a_stage_changes_what_it_learns(stage, key):
     also = ["stage.n_actions=16"] if key == "num_bins" and stage == "action_tokenizer" else []
     if key == "variance_weight":
         also = ["stage.variance_target=5"]
+    if key.startswith("feed_forward."):
+        also = ["stage/feed_forward=moe"]
     losses = [first_loss(built(stage, "experiment=laptop", *also, *o)) for o in ([], [f"stage.{key}={value}"])]
     assert losses[0] != losses[1]
 

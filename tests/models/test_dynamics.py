@@ -169,3 +169,10 @@ def test_impossible_options_are_refused_by_name(dynamics, option, value):
             action_tokenizer=dynamics.action_tokenizer,
             **{**options, option: value},
         )
+
+
+def test_a_checkpoint_from_before_there_was_a_choice_has_the_plain_feed_forward(dynamics):
+    hyperparameters = {key: value for key, value in dynamics.hparams.items() if key != "feed_forward"}
+    again = Dynamics.from_hyperparameters(hyperparameters)
+    again.load_state_dict(dynamics.state_dict())
+    assert again.hparams["feed_forward"] == {"name": "swiglu"}
