@@ -8,15 +8,12 @@ import pytest
 import torch
 
 from tinyworlds import World
-from tinyworlds.checkpoints import load_stage, newest, write_result
+from tinyworlds.checkpoints import load_stage, newest, save_stage, write_result
 from tinyworlds.models import Dynamics, Stage, VideoTokenizer
 
 
 def save(stage: Stage, path: Path) -> Path:
-    """What Lightning writes of it."""
-    checkpoint = {"state_dict": stage.state_dict(), "hyper_parameters": dict(stage.hparams)}
-    stage.on_save_checkpoint(checkpoint)
-    torch.save(checkpoint, path)
+    save_stage(stage, path)
     return path
 
 

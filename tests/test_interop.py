@@ -221,6 +221,33 @@ def test_what_is_no_such_model_is_refused(tmp_path, name, change, named):
         convert(**changed(tmp_path, name, change))
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "named"),
+    [
+        ("dynamics", {"frame_size": 64}, r"frame_size=64, but .*video_tokenizer.* has frame_size=32"),
+        ("dynamics", {"hidden_dim": 96}, r"ffn\.w_g\.bias has the shape \(42,\), but by the config it is \(64,\)"),
+        ("video_tokenizer", {"num_heads": 5}, "embed_dim=32 does not divide into num_heads=5"),
+        ("video_tokenizer", {"num_blocks": 10**9}, "num_blocks=1000000000"),
+        ("action_tokenizer", {"n_actions": 6}, "n_actions=6 is no power"),
+        ("dynamics", {"context_length": 1024, "num_blocks": "2"}, "num_blocks=2: must be a whole number"),
+        ("dynamics", {"use_rope": True}, "use_rope=True"),
+        ("dynamics", {"context_length": 2**20}, "context_length=1048576"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused(tmp_path, name, change, named):
+    with pytest.raises(ValueError, match=named):
+        convert(**changed(tmp_path, name, lambda file: file["config"].update(change)))
+
+
+def test_a_world_too_large_to_play_is_refused_before_it_is_made(tmp_path):
+    large = {"frame_size": 1024, "patch_size": 1, "context_length": 1024, "num_bins": 64, "latent_dim": 5}
+    paths = dict(FILES)
+    for name in FILES:
+        paths[name] = changed(tmp_path, name, lambda file: file["config"].update(large))[name]
+    with pytest.raises(ValueError, match="tokens, more than"):
+        convert(**paths)
+
+
 def test_another_stage_in_its_place_is_refused():
     with pytest.raises(ValueError, match=r"latent_actions_step_100\.pth can't be converted"):
         convert(**{**FILES, "video_tokenizer": FILES["action_tokenizer"]})
@@ -236,18 +263,20 @@ def test_a_missing_file_is_named(tmp_path, folders):
 
 def test_the_command_makes_a_world_that_plays(interop, entry_point, noise, capsys):
     interop(*options(FILES), "out=world.ckpt")
-    interop("--to-public", "ckpt=world.ckpt", "out=public")
+    interop(*options(FILES), "out=world")
+    interop("--to-public", "ckpt=world", "out=public")
     assert sorted(path.name for path in Path("public").iterdir()) == [
         "dynamics_step_0", "latent_actions_step_0", "video_tokenizer_step_0",
     ]  # fmt: skip
     entry_point("play.py", "ckpt=world.ckpt", f"store={noise}", "frames=2", "clips=2", "out=play")
     assert Path("play/rollout.png").is_file()
     assert "8 actions" in capsys.readouterr().out
-    world, same = World.load("world.ckpt"), World(convert(**FILES))
+    worlds = [World.load("world.ckpt"), World.load("world"), World(convert(**FILES))]
     with FrameStore(noise) as store:
         prompt = store.read(0, 4)
-    assert np.array_equal(world.reset(prompt), same.reset(prompt))
-    assert np.array_equal(world.step(3), same.step(3))
+    for world in worlds[:2]:
+        assert np.array_equal(world.reset(prompt), worlds[2].reset(prompt))
+        assert np.array_equal(world.step(3), worlds[2].step(3))
 
 
 def test_without_frames_to_play_on_the_option_is_named(interop, entry_point, capsys):

@@ -17,6 +17,7 @@ from tinyworlds.checkpoints import save_stage
 from tinyworlds.command import command
 from tinyworlds.media import replacing
 from tinyworlds.models import STAGES, Dynamics, Stage, VideoTokenizer
+from tinyworlds.pretrained import check_size
 from tinyworlds.world import World
 
 WEIGHTS, STATE = "model_state_dict.pt", "state.pt"
@@ -43,7 +44,10 @@ def main(config: DictConfig) -> None:
     if out.exists():
         raise ValueError(f"out={out} is there already: move it away, or choose another name")
     world = convert(*(Path(config[name]) for name in STAGES))
-    save_stage(world, out)
+    if out.suffix == ".ckpt":
+        save_stage(world, out)
+    else:
+        World(world).save_pretrained(out)
     print(f"wrote {out}; play it: python play.py ckpt={out} store=FRAMES.h5")
 
 
@@ -68,6 +72,7 @@ def convert(video_tokenizer: Path, action_tokenizer: Path, dynamics: Path) -> Dy
         for name, part in options.items():
             _about(paths[name], STAGES[name].from_hyperparameters, part)
         described = _about(dynamics, Dynamics.from_hyperparameters, whole)
+    _about(dynamics, check_size, described)
     for name, stage in stages_of(described).items():
         _about(paths[name], public_format.check, stage, read[name][1])
     world = Dynamics.from_hyperparameters(whole)

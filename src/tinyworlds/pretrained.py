@@ -22,6 +22,7 @@ from tinyworlds.media import replacing
 from tinyworlds.model_card import world_card
 from tinyworlds.models import Dynamics
 from tinyworlds.repository import check_repo, fetch, upload
+from tinyworlds.torch_files import first_line
 
 FORMAT = 1
 WEIGHTS, CONFIG, CARD, METRICS, PREVIEW = "model.safetensors", "config.json", "README.md", "metrics.json", "preview.gif"
@@ -164,9 +165,9 @@ def load(folder: Path) -> Dynamics:
     try:
         with torch.device("meta"):  # shapes without memory
             described = Dynamics.from_hyperparameters(hyperparameters)
-        _check_size(described)
+        check_size(described)
     except Exception as error:
-        raise ValueError(f"{folder / CONFIG} describes no world: {_first_line(error)}") from None
+        raise ValueError(f"{folder / CONFIG} describes no world: {first_line(error)}") from None
     _check_header(folder / WEIGHTS, described)
     dynamics = Dynamics.from_hyperparameters(hyperparameters)
     dynamics.load_state_dict(load_file(folder / WEIGHTS))
@@ -194,7 +195,7 @@ def read_config(path: Path) -> dict[str, Any]:
             if isinstance(value, int | float) and not -limit <= value <= limit:
                 raise ValueError(f"{key}={value} is more than {limit}")
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no config of a world: {_first_line(error)}") from None
+        raise ValueError(f"{path} is no config of a world: {first_line(error)}") from None
     for part in _mappings(config):
         if isinstance(part.get("frame_size"), list):  # JSON knows no tuples
             part["frame_size"] = tuple(part["frame_size"])
@@ -220,8 +221,12 @@ def _mappings(config: dict[str, Any]) -> list[dict[str, Any]]:
     return [value for _, value, _ in _walk(config) if isinstance(value, dict)]
 
 
-def _check_size(described: Dynamics) -> None:
-    """Refuse what would take more memory to play than a world of this size can need."""
+def check_size(described: Dynamics) -> None:
+    """Refuse what would take more memory to play than a world of this size can need; `described` may take none.
+
+    Raises:
+        ValueError: says what there is too much of.
+    """
     tokens = described.context_length * described.video_tokenizer.num_patches
     if tokens > MAX_WINDOW_TOKENS:
         raise ValueError(f"its window has {tokens} tokens, more than {MAX_WINDOW_TOKENS}")
@@ -242,7 +247,7 @@ def _check_header(path: Path, described: Dynamics) -> None:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             given = {name: (tuple(s.get_shape()), DTYPES.get(s.get_dtype())) for name, s in slices.items()}
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is no safetensors file: {_first_line(error)}") from None
+        raise ValueError(f"{path} is no safetensors file: {first_line(error)}") from None
     for name in sorted(needed.keys() | given.keys()):
         if needed.get(name) != given.get(name):
             has, wants = (f"{d[name][0]} {d[name][1]}" if name in d else "nothing" for d in (given, needed))
@@ -271,7 +276,3 @@ def _command(known: Path | None) -> str | None:
 def _first(folder: Path | None, *names: str) -> Path | None:
     """The first of these files that is in the folder."""
     return next((folder / name for name in names if folder is not None and (folder / name).is_file()), None)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -20,7 +20,6 @@ LIMITS = {
     "n_actions": (2, 2**16), "context_length": (2, 1024), "num_experts": (1, 64), "top_k_experts": (1, 64),
 }  # fmt: skip
 """The least and the most that a config may say."""
-MOST_PATCHES, MOST_CODES = 2**14, 2**20
 UNKNOWN = ("use_rope", "use_adaln_zero")
 """Variants of its models that are not among ours."""
 
@@ -91,8 +90,6 @@ def hyperparameters(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{variant}={config[variant]}: there is no such variant here")
     transformer = _numbers(config, TRANSFORMER)
     patches = _numbers(config, ("frame_size", "patch_size"))
-    if (patches["frame_size"] // patches["patch_size"]) ** 2 > MOST_PATCHES:
-        raise ValueError(f"frames of {patches['frame_size']} in patches of {patches['patch_size']}: too many patches")
     made = {**FIXED[name], **TRAINING[name], "dataset": _dataset(config)}
     if name != Dynamics.name:
         made["frame_size"] = (patches["frame_size"], patches["frame_size"])
@@ -102,8 +99,6 @@ def hyperparameters(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
         made["decoder"] = {**FIXED["decoder"], **TRAINING["decoder"], **part}
         return {**made, **_numbers(config, ("n_actions",))}
     latents = _numbers(config, ("latent_dim", "num_bins"))
-    if latents["num_bins"] ** latents["latent_dim"] > MOST_CODES:
-        raise ValueError(f"a vocabulary of {latents['num_bins']}**{latents['latent_dim']} codes is too large")
     if name == Dynamics.name:
         return {**made, **transformer, "feed_forward": _feed_forward(config)}
     return {**made, **transformer, **latents, "patch_size": patches["patch_size"]}
