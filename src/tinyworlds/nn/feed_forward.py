@@ -66,9 +66,9 @@ class MoE(nn.Module):
             self.balance_loss = self.balance_weight * len(sent) * (share * scores.softmax(-1).mean(0)).sum()
         # Sorted by expert, the tokens of each lie together, and each expert is called once.
         order = chosen.flatten().argsort(stable=True)
-        parts = torch.split(tokens[order // self.top_k], sent.tolist())
+        parts = torch.split(tokens.index_select(0, order // self.top_k), sent.tolist())
         outputs = torch.cat([expert(part) for expert, part in zip(self.experts, parts, strict=True)])
-        outputs = rearrange(outputs[order.argsort()], "(n k) e -> n k e", k=self.top_k)
+        outputs = rearrange(outputs.index_select(0, order.argsort()), "(n k) e -> n k e", k=self.top_k)
         return (outputs * best.softmax(-1).unsqueeze(-1)).sum(1).view_as(x)
 
 
