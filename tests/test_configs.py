@@ -161,8 +161,9 @@ def test_the_readme_shows_commands():
 
 @pytest.mark.parametrize(("command", "options"), COMMANDS)
 def test_every_command_of_the_readme_composes(command, options):
-    name = command.removeprefix("-m tinyworlds.data.")
+    name = command.rpartition(".")[2]
     words = [word for word in options.split("#")[0].split() if word not in ("-m",)]
+    words = [word if "=" in word else f"verb={word}" for word in words]
     words = [re.sub(r"=(\d+(?:,\d+)+)$", r"=[\1]" if name == "play" else r"=\1", word) for word in words]
     first = [word.split(",")[0] if name == "train" else word for word in words]
     OmegaConf.to_container(composed(*first, name=name))

@@ -55,7 +55,7 @@ def frames(tmp_path: Path) -> Path:
         (["upload", "world=a.ckpt", "repo=me/name"], "there is no checkpoint a.ckpt"),
         (["download", "dataset=tetris"], "give one of picodoom, pole_position, pong, sonic, zelda, or user/name"),
         (["download", "dataset=atari_pong"], "give one of picodoom"),
-        (["download", "dataset=me/nothing"], "the files of http"),
+        (["download", "dataset=me/nothing"], "the files of me/nothing"),
         (["download", "world=me/nothing"], "there is no model me/nothing"),
         (["download", "dataset=zelda", "folder=here"], "folder"),
     ],

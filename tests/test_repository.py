@@ -200,9 +200,14 @@ def test_what_is_no_repository_is_refused(repo):
 
 
 def test_the_files_of_a_repository_are_listed(hub):
-    commit, paths = files("someone/game", kind="dataset")
+    commit, paths = files("someone/game", kind="dataset", place="")
     assert commit == hub.repos["datasets/someone/game"].commit
     assert sorted(paths) == sorted(FILES)
+    hub.faults.status = 500
+    with pytest.raises(
+        FileNotFoundError, match=r"could not be listed: .*/datasets/someone/game/tree/main and place them here"
+    ):
+        files("someone/game", kind="dataset", place="here")
 
 
 def test_an_upload_makes_the_repository_and_adds_to_it(hub, monkeypatch, tmp_path):

@@ -1,5 +1,6 @@
 """Share worlds and datasets: ``python -m tinyworlds.hub download world=user/name``."""
 
+import contextlib
 import re
 import shutil
 import sys
@@ -89,9 +90,8 @@ def download_world(name: str, folder: str | None) -> str | Path:
     World.load(cached)
     if folder is None:
         return address(repo, revision)
-    _, there = files(repo, kind="model")
     for extra in (CARD, METRICS, PREVIEW):
-        if extra in there:
+        with contextlib.suppress(FileNotFoundError):  # not every world has all
             fetch(repo, extra, kind="model", revision=cached.name, place=f"in {folder}")
     Path(folder).mkdir(parents=True, exist_ok=True)
     for file in (CARD, METRICS, PREVIEW, WEIGHTS, CONFIG):
@@ -102,20 +102,20 @@ def download_world(name: str, folder: str | None) -> str | Path:
 
 def convert_public(suite: str, folder: Path) -> Path:
     """The newest checkpoints of the public project for a game, converted to a world in `folder`."""
-    from tinyworlds.interop import convert  # TODO top
+    from tinyworlds.interop import convert  # until it is there
 
     _check_empty(folder)
-    commit, there = files(PUBLIC_WORLDS, kind="model")
+    by_hand = "in a folder and convert them with `python -m tinyworlds.interop`"
+    commit, there = files(PUBLIC_WORLDS, kind="model", place=by_hand)
     suites = sorted({path.partition("/")[0] for path in there if "/" in path})
     if suite not in suites:
         raise ValueError(f"world={suite}: give one of {', '.join(suites)}, or user/name")
     chosen = {}
     for part, called in PARTS.items():
-        place = "in a folder and convert it with `python -m tinyworlds.interop`"
         wanted = newest_checkpoint([path for path in there if path.startswith(f"{suite}/")], called)
         if not wanted:
             raise ValueError(f"{PUBLIC_WORLDS} has no checkpoint called …{called}… of {suite}")
-        paths = [fetch(PUBLIC_WORLDS, path, kind="model", revision=commit, place=place) for path in wanted]
+        paths = [fetch(PUBLIC_WORLDS, path, kind="model", revision=commit, place=by_hand) for path in wanted]
         chosen[part] = paths[0] if len(paths) == 1 else paths[0].parent
     World(convert(**chosen)).save_pretrained(folder)
     return folder

@@ -85,8 +85,8 @@ class DamagedError(ValueError):
     """A file whose content is not what the Hub promised."""
 
 
-def files(repo: str, *, kind: Kind) -> tuple[str, list[str]]:
-    """The newest commit of a repository, and the paths of its files.
+def files(repo: str, *, kind: Kind, place: str) -> tuple[str, list[str]]:
+    """The newest commit of a repository, and the paths of its files; `place` is as in `fetch`.
 
     Raises:
         FileNotFoundError: the Hub does not say.
@@ -97,7 +97,10 @@ def files(repo: str, *, kind: Kind) -> tuple[str, list[str]]:
         info = HfApi().repo_info(repo, repo_type=kind, timeout=SECONDS)
     except Exception as error:
         reason = _reason(error, repo, kind)
-        raise FileNotFoundError(f"the files of {page(repo, kind)} could not be listed: {reason}") from error
+        by_hand = (
+            "" if _is_refusal(error) else f"; or get them from {page(repo, kind)}/tree/main and place them {place}"
+        )
+        raise FileNotFoundError(f"the files of {repo} could not be listed: {reason}{by_hand}") from error
     return str(info.sha), [sibling.rfilename for sibling in getattr(info, "siblings", None) or []]
 
 

@@ -68,7 +68,7 @@ def fetch_shared(repo: str, folder: Path) -> Path:
         FileNotFoundError: it cannot be downloaded.
         ValueError: the repository has no store or several, or a file is there already.
     """
-    _, names = files(repo, kind="dataset")
+    _, names = files(repo, kind="dataset", place=f"in {folder}")
     stores = [name for name in names if name.endswith(".h5") and "/" not in name]
     if len(stores) != 1:
         raise ValueError(f"{page(repo, 'dataset')} has {len(stores)} stores (.h5); one is needed")
