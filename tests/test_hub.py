@@ -5,16 +5,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyworlds import World
 from tinyworlds.data.store import FrameStore, StoreWriter
 from tinyworlds.hub import newest_checkpoint
+from tinyworlds.interop import CALLED, convert, to_public
 
 from .data.test_hub import public_file
 from .hub_server import Hub
 from .test_checkpoints import save
+from .test_interop import FILES
 
 
 @pytest.fixture
@@ -116,6 +119,38 @@ def test_the_newest_checkpoint_is_that_of_the_highest_step(steps, folders):
     wanted = [f"{newest}/model_state_dict.pt", f"{newest}/state.pt"] if folders else [f"{newest}.pth"]
     assert newest_checkpoint(others + paths, "actions") == wanted
     assert newest_checkpoint(others, "actions") == []
+
+
+@pytest.mark.parametrize("layout", ["files", "folders"])
+def test_the_original_projects_newest_world_is_fetched_and_converted(hub, run, tmp_path, layout):
+    wanted = dict(FILES)
+    if layout == "folders":
+        to_public(convert(**FILES), tmp_path / "public")
+        wanted = {name: tmp_path / "public" / f"{called}_step_0" for name, called in CALLED.items()}
+    there = {"README.md": b"", "zelda/dynamics_step_900.pth": b"another game"}
+    for path in wanted.values():
+        for file in path.iterdir() if path.is_dir() else [path]:
+            there[f"sonic/{file.relative_to(path.parent)}".replace("step_0", "step_200")] = file.read_bytes()
+        there[f"sonic/old/{path.stem.rpartition('_')[0]}_20.pth"] = b"an older one"
+        there[f"sonic/{path.stem}/optim_state_dict.pt"] = b"not needed"
+    hub.add("models/AlmondGod/tinyworlds-models", there)
+    run("download", "world=sonic")
+    world = World.load("worlds/sonic")
+    for name, value in convert(**FILES).state_dict().items():
+        assert torch.equal(value, world.dynamics.state_dict()[name]), name
+    fetched = {path.rpartition("/main/")[2] for _, path, _ in hub.asked}
+    assert not any("optim" in path or "old" in path or "zelda" in path for path in fetched)
+    with pytest.raises(SystemExit):
+        run("download", "world=sonic")
+
+
+def test_a_game_without_a_world_is_refused_with_those_that_have_one(hub, run, capfd):
+    hub.add("models/AlmondGod/tinyworlds-models", {"sonic/dynamics.pth": b"", "README.md": b"", "zelda/a.pth": b""})
+    for world, said in (("doom", "world=doom: give one of sonic, zelda, or user/name"), ("sonic", "has no checkpoint")):
+        with pytest.raises(SystemExit):
+            run("download", f"world={world}")
+        assert said in capfd.readouterr().err
+    assert list(Path.cwd().iterdir()) == []
 
 
 def test_a_world_of_the_hub_opens_without_being_downloaded_first(hub, run, dynamics):

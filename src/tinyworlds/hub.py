@@ -15,6 +15,7 @@ from tinyworlds.command import build, command
 from tinyworlds.data.datamodules import PublicStore
 from tinyworlds.data.hub import fetch_shared, upload_store
 from tinyworlds.data.store import FrameStore
+from tinyworlds.interop import convert
 from tinyworlds.pretrained import CARD, CONFIG, METRICS, PREVIEW, WEIGHTS, address, fetch_world, split_address
 from tinyworlds.repository import check_repo, fetch, files
 from tinyworlds.world import World
@@ -102,8 +103,6 @@ def download_world(name: str, folder: str | None) -> str | Path:
 
 def convert_public(suite: str, folder: Path) -> Path:
     """The newest checkpoints of the public project for a game, converted to a world in `folder`."""
-    from tinyworlds.interop import convert  # until it is there
-
     _check_empty(folder)
     by_hand = "in a folder and convert them with `python -m tinyworlds.interop`"
     commit, there = files(PUBLIC_WORLDS, kind="model", place=by_hand)
