@@ -40,6 +40,8 @@ def main(config: DictConfig) -> None:
         temperature=config.temperature,
         device=config.device,
     )
+    if config.compile:
+        world.dynamics.compile_parts()
     print(f"world: {ckpt} · {world.n_actions} actions · sees {world.context_length} frames", flush=True)
     out = Path(config.out or beside(ckpt, runs_dir=config.runs_dir) / "play")
     data = rollout.held_out(world, store=config.store)
@@ -73,7 +75,8 @@ def main(config: DictConfig) -> None:
 
 
 def check_device(device: str) -> None:
-    """Refuse a device that torch does not have here."""
+    """Refuse a device that torch does not have here; on a GPU, multiply in TF32."""
+    torch.set_float32_matmul_precision("highest" if device == "cpu" else "high")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:

@@ -78,6 +78,9 @@ def train(config: DictConfig, stage: str) -> tuple[Path, float]:
     model.optimization = Optimization(build(config.optimizer), build(config.lr_schedule))
     model.optimization.lr_schedule(model.optimization.optimizer(model.parameters()), total_steps=1)
 
+    if config.compile:
+        model.compile_parts()
+
     run_dir = Path(config.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, run_dir / "config.yaml", resolve=True)
@@ -127,8 +130,10 @@ def build_trainer(config: DictConfig) -> lightning.Trainer:
             raise ValueError(f"trainer.{key} is not to be chosen: run_dir and validations decide it")
     if not config.trainer.limit_val_batches:
         raise ValueError("trainer.limit_val_batches=0: without validation no checkpoint would be kept")
+    gpu = torch.cuda.is_available() and config.trainer.accelerator != "cpu"
+    if gpu:
+        torch.set_float32_matmul_precision("high")  # TF32
     if config.trainer.precision == "auto":
-        gpu = torch.cuda.is_available() and config.trainer.accelerator != "cpu"
         options["precision"] = "bf16-mixed" if gpu and torch.cuda.is_bf16_supported() else "32-true"
     callbacks = [build(node) for node in config.callbacks.values()]
     try:

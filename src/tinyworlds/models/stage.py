@@ -1,5 +1,7 @@
 """What the three stages share: their optimizer, their place in a checkpoint, the data they were trained on."""
 
+import os
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,6 +9,7 @@ from typing import Any, ClassVar, Self
 
 import lightning as L
 import numpy as np
+import torch
 from einops import rearrange
 from jaxtyping import Float, UInt8
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
@@ -15,7 +18,12 @@ from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMe
 
 from tinyworlds.data.clips import to_uint8
 from tinyworlds.metrics import CodeUsage
+from tinyworlds.nn.motion import MotionDecoder, MotionEncoder
+from tinyworlds.nn.patches import PatchEmbedding, PixelHead
+from tinyworlds.nn.transformer import SpaceTimeTransformer
 from tinyworlds.optim import Optimization
+
+COMPILED = (SpaceTimeTransformer, PatchEmbedding, PixelHead, MotionEncoder, MotionDecoder)
 
 METRIC = "val/loss"
 """What the best checkpoint is chosen by, and what a sweep gets to minimize."""
@@ -56,6 +64,23 @@ class Stage(L.LightningModule, ABC):
                 raise ValueError(f"{path} was trained on {option}={own[key]}, this run is on {option}={other[key]}")
         if self.frame_size != frame_size:
             raise ValueError(f"{path} was trained on frames of {self.frame_size}, this run is on {frame_size}")
+
+    def compile_parts(self) -> None:
+        """Have torch compile, at their first use, the parts that do the work, those of frozen tokenizers too.
+
+        Training, tokenizing, decoding and rendering all pass through these parts. Results are the same up to the order
+        of sums; weights keep their names.
+
+        Raises:
+            ValueError: there is no C++ compiler.
+        """
+        if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
+            raise ValueError("compile=true needs a C++ compiler such as g++, and there is none: leave it out")
+        for module in self.modules():
+            if isinstance(module, COMPILED):
+                module.compile()
+            if isinstance(module, SpaceTimeTransformer):
+                module.remember = torch.compile(module.remember)  # type: ignore[method-assign]
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         assert self.optimization is not None, "set `optimization` before training"
