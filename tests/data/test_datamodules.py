@@ -20,6 +20,7 @@ OPTIONS: dict[str, Any] = {
     "clip_stride": 1,
     "batch_size": 8,
     "num_workers": 0,
+    "cache_tokens": False,
     "val_fraction": 0.2,
     "seed": 0,
 }

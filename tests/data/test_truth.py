@@ -94,6 +94,7 @@ def batches(path: Path) -> list[torch.Tensor]:
         clip_stride=1,
         batch_size=8,
         num_workers=0,
+        cache_tokens=False,
         val_fraction=0.2,
         seed=3,
     )

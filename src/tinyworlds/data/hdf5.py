@@ -38,7 +38,7 @@ class Rows:
         self._file: h5py.File | None = None
         self._mapped: MappedRows | None = None
 
-    def read(self, start: int, stop: int) -> UInt[np.ndarray, "n *row"]:
+    def read(self, start: int, stop: int) -> UInt[np.ndarray, "n ..."]:
         """Rows `start` to `stop` (exclusive)."""
         return self._dataset()[start:stop]
 
@@ -53,6 +53,12 @@ class Rows:
             start = int(starts[row])
             dataset.read_direct(windows, np.s_[start : start + length], np.s_[int(row)])
         return windows
+
+    @property
+    def mapped(self) -> bool:
+        """Whether rows are copied from a memory map, which takes no decompressing."""
+        self._dataset()
+        return self._mapped is not None
 
     def _dataset(self) -> h5py.Dataset:
         """Of a handle that belongs to this process."""

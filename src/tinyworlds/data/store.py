@@ -90,6 +90,11 @@ class FrameStore:
             raise ValueError(f"{self.path} has {self.num_frames} frames; a clip beyond them was asked for")
         return self._frames.windows(positions, length)
 
+    @property
+    def mapped(self) -> bool:
+        """Whether frames are stored as they are, so that reading is only copying."""
+        return self._frames.mapped
+
     def close(self) -> None:
         """Let go of the file; a later read opens it again."""
         self._frames.close()

@@ -1,5 +1,7 @@
 """What the three stages share: their optimizer, their place in a checkpoint, the data they were trained on."""
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,6 +9,7 @@ from typing import Any, ClassVar, Self
 
 import lightning as L
 import numpy as np
+import torch
 from einops import rearrange
 from jaxtyping import Float, UInt8
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
@@ -56,6 +59,14 @@ class Stage(L.LightningModule, ABC):
                 raise ValueError(f"{path} was trained on {option}={own[key]}, this run is on {option}={other[key]}")
         if self.frame_size != frame_size:
             raise ValueError(f"{path} was trained on frames of {self.frame_size}, this run is on {frame_size}")
+
+    def digest(self) -> str:
+        """SHA-256 of the hyperparameters and weights: of two stages that differ, it differs."""
+        hashed = hashlib.sha256(json.dumps(dict(self.hparams), sort_keys=True).encode())
+        for name, value in self.state_dict().items():
+            hashed.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            hashed.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return hashed.hexdigest()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         assert self.optimization is not None, "set `optimization` before training"
