@@ -1,8 +1,8 @@
 """Tokens of a store, computed once and kept beside it: ``frames.h5`` has ``frames.tokens/<key>.h5``.
 
-    tokens      the smallest unsigned integers that hold the vocabulary, (rows, P)
-    actions     the same, (rows,): what carries the frame of a row to that of the next
-    attributes  version, store, tokenizers, clip_length
+    tokens          the smallest unsigned integers that hold the vocabulary, (rows, P)
+    latent_actions  the same, (rows,): what carries the frame of a row to that of the next
+    attributes      version, store, tokenizers, clip_length
 
 Where tokens depend on one frame and actions on two, a row is a frame of the store, whatever the clips. Where
 they depend on the earlier frames of a clip, the rows are those of all training clips, one after the other.
@@ -116,7 +116,7 @@ class TokenCache:
     def _fill(self, file: h5py.File, device: torch.device) -> None:
         starts, rows, count = self._layout()
         file.attrs.update(self._attributes)
-        shapes = {"tokens": (count, self._tokenizer.num_patches), "actions": (count,)}
+        shapes = {"tokens": (count, self._tokenizer.num_patches), "latent_actions": (count,)}
         vocabularies = zip(shapes.items(), self._tokenizer.vocabularies, strict=True)
         datasets = [
             file.create_dataset(name, shape, dtype=np.min_scalar_type(vocabulary - 1))
@@ -151,7 +151,7 @@ class TokenClips(Dataset[ClipTokens]):
 
     def __init__(self, path: Path, clips: Clips, *, per_clip: bool) -> None:
         self._tokens = Rows(path, "tokens")
-        self._actions = Rows(path, "actions")
+        self._actions = Rows(path, "latent_actions")
         self._clips = clips
         self._per_clip = per_clip
 
