@@ -16,11 +16,11 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 
-from tinyworlds.checkpoints import load_stage, newest, write_result
+from tinyworlds.checkpoints import load_tokenizers, write_result
 from tinyworlds.command import build, command
 from tinyworlds.data.datamodules import ClipDataModule
 from tinyworlds.data.settings import check_whole
-from tinyworlds.models import STAGES, ActionTokenizer, Stage, VideoTokenizer
+from tinyworlds.models import STAGES, Stage
 from tinyworlds.models.stage import METRIC
 from tinyworlds.optim import Optimization
 
@@ -100,21 +100,22 @@ def train(config: DictConfig, stage: str) -> tuple[Path, float]:
 
 def build_stage(config: DictConfig, stage: str, data: ClipDataModule) -> Stage:
     """The untrained stage; dynamics take the tokenizers given, or else the newest finished ones of the dataset."""
-    dataset = {
-        "name": data.name,
-        "path": str(data.path),
-        "val_fraction": data.val_fraction,
-        "clip_length": data.clip_length,
-    }
+    known: dict[str, Any] = {"frame_size": data.frame_size, "dataset": data.description}
     if stage != "dynamics":
-        return build(config.stage, frame_size=data.frame_size, dataset=dataset)
-    tokenizers: dict[str, Any] = {}
-    for kind in (VideoTokenizer, ActionTokenizer):
-        path = config[kind.name] or newest(config.runs_dir, str(data.name), kind.name)
-        print(f"{kind.name}: {path}", flush=True)
-        tokenizers[kind.name] = load_stage(path, kind)
-        tokenizers[kind.name].check_fits(path, frame_size=data.frame_size, dataset=dataset)
-    return build(config.stage, dataset=dataset, **tokenizers)
+        return build(config.stage, **known)
+    tokenizers = load_tokenizers(
+        video_tokenizer=config.video_tokenizer,
+        action_tokenizer=config.action_tokenizer,
+        runs_dir=config.runs_dir,
+        **known,
+    )
+    data.use_tokenizer(tokenizers)
+    return build(
+        config.stage,
+        dataset=data.description,
+        video_tokenizer=tokenizers.video,
+        action_tokenizer=tokenizers.action,
+    )
 
 
 def build_trainer(config: DictConfig) -> lightning.Trainer:

@@ -16,6 +16,20 @@ def test_only_matrices_decay_and_only_what_is_trained_is_optimized(dynamics):
     assert not any("tokenizer" in name for group in groups for name in group)
 
 
+def test_the_fused_step_is_the_plain_one():
+    weights = [torch.nn.Parameter(torch.randn(shape)) for shape in ((5, 7), (7,))]
+    copies = [torch.nn.Parameter(weight.detach().clone()) for weight in weights]
+    ours = adamw(weights, lr=0.1, betas=[0.9, 0.99], weight_decay=0.0)
+    plain = torch.optim.AdamW(copies, lr=0.1, betas=(0.9, 0.99), weight_decay=0.0, foreach=False)
+    for _ in range(5):
+        for weight, copy in zip(weights, copies, strict=True):
+            weight.grad = torch.randn_like(weight)
+            copy.grad = weight.grad.clone()
+        ours.step()
+        plain.step()
+    torch.testing.assert_close(weights, copies)
+
+
 @given(total=st.integers(1, 3000), warmup=st.floats(0, 0.5), final=st.floats(0, 1))
 def test_the_rate_rises_to_its_peak_and_falls_to_its_end(total, warmup, final):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)

@@ -110,6 +110,35 @@ def test_given_tokenizers_are_used_and_not_trained_again(trained, capsys):
         assert torch.equal(used[f"video_tokenizer.{name}"], value)
 
 
+@pytest.mark.parametrize("experiment", ["laptop", "reference"])
+def test_cached_tokens_train_the_same_dynamics(trained, small_store, experiment):
+    runs = {}
+    options = (f"experiment={experiment}", "validations=1", "callbacks.pictures.every_n_steps=100")
+    for stage in ("video_tokenizer", "action_tokenizer"):
+        trained(f"stage={stage}", *options)
+    options += ("stage.num_blocks=1", "stage.decoding.steps=2")
+    for cached in ("true", "false"):
+        before = len(list(small_store.with_suffix(".tokens").glob("*.h5")))
+        runs[cached] = trained("stage=dynamics", f"data.cache_tokens={cached}", *options)["dynamics"]
+        assert len(list(small_store.with_suffix(".tokens").glob("*.h5"))) == before + (cached == "true")
+    weights = [torch.load(run / "last.ckpt", weights_only=True)["state_dict"] for run in runs.values()]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    for scalar in ("train/loss", "train/accuracy", "val/loss", "val/psnr"):
+        seen = [EventAccumulator(str(run)).Reload().Scalars(scalar) for run in runs.values()]
+        assert [event.value for event in seen[0]] == [event.value for event in seen[1]]
+
+
+def test_tokens_written_beforehand_are_trained_on(trained, entry_point, small_store, capsys):
+    for stage in ("video_tokenizer", "action_tokenizer"):
+        trained(f"stage={stage}")
+    options = ("data=video", f"data.path={small_store}", "data.batch_size=4")
+    entry_point("src/tinyworlds/data/tokens.py", *options)
+    (path,) = small_store.with_suffix(".tokens").glob("*.h5")
+    assert str(path) in capsys.readouterr().out.splitlines()[-1]
+    trained("stage=dynamics")
+    assert [path] == list(small_store.with_suffix(".tokens").glob("*.h5"))
+
+
 PROBE = """
 from hydra.experimental.callback import Callback
 

@@ -1,15 +1,17 @@
 """Trained stages on disk: reading their checkpoints, and finding the newest finished run."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from tinyworlds import torch_files
 from tinyworlds.media import replacing
-from tinyworlds.models import Stage
+from tinyworlds.models import ActionTokenizer, Stage, VideoTokenizer
 from tinyworlds.models.stage import METRIC
+from tinyworlds.models.tokenizers import Tokenizers
 
 RESULT = "result.json"
 """Written into a run's folder when it has finished; names its best checkpoint."""
@@ -50,6 +52,31 @@ def save_stage(stage: Stage, path: str | Path) -> None:
     stage.on_save_checkpoint(checkpoint)
     with replacing(path) as unfinished:
         torch.save(checkpoint, unfinished)
+
+
+def load_tokenizers(
+    *,
+    video_tokenizer: str | None,
+    action_tokenizer: str | None,
+    runs_dir: str | Path,
+    frame_size: tuple[int, int],
+    dataset: Mapping[str, Any],
+) -> Tokenizers:
+    """The tokenizers of the checkpoints given, None for the newest finished one of the `dataset`.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: one is no checkpoint of its kind, or was trained on other frames.
+    """
+
+    def load(given: str | None, kind: type[AnyStage]) -> AnyStage:
+        path = given or newest(runs_dir, str(dataset["name"]), kind.name)
+        print(f"{kind.name}: {path}", flush=True)
+        tokenizer = load_stage(path, kind)
+        tokenizer.check_fits(path, frame_size=frame_size, dataset=dataset)
+        return tokenizer
+
+    return Tokenizers(load(video_tokenizer, VideoTokenizer), load(action_tokenizer, ActionTokenizer))
 
 
 def write_result(folder: Path, *, stage: str, checkpoint: Path, metric: float, seconds: float, command: str) -> None:

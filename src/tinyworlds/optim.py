@@ -36,7 +36,10 @@ def adamw(parameters: Iterable[nn.Parameter], /, *, lr: float, betas: list[float
         {"params": [p for p in trained if _is_matrix(p)], "weight_decay": weight_decay},
         {"params": [p for p in trained if not _is_matrix(p)], "weight_decay": 0.0},
     ]
-    return optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]))
+    optimizer = optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), fused=True)
+    # It could undo the scaling of mixed precision by itself; but Lightning does, to clip gradients before the step.
+    optimizer._step_supports_amp_scaling = False
+    return optimizer
 
 
 def cosine(optimizer: optim.Optimizer, /, *, total_steps: int, warmup: float, final: float) -> LambdaLR:

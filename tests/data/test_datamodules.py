@@ -1,6 +1,8 @@
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -20,6 +22,7 @@ OPTIONS: dict[str, Any] = {
     "clip_stride": 1,
     "batch_size": 8,
     "num_workers": 0,
+    "cache_tokens": False,
     "val_fraction": 0.2,
     "seed": 0,
 }
@@ -95,13 +98,41 @@ def test_stages_of_other_clip_lengths_hold_out_the_same_frames(write_store: Writ
     assert held_out[0] == held_out[1] == held_out[2]
 
 
-def test_workers_give_the_same_batches(write_store: WriteStore) -> None:
-    path = write_store(40, 40)
+def test_workers_give_the_same_batches(write_store: WriteStore, tmp_path: Path) -> None:
+    path = tmp_path / "compressed.h5"
+    with h5py.File(write_store(40, 40)) as raw, h5py.File(path, "w") as file:
+        file.create_dataset("frames", data=raw["frames"][:], compression="lzf")
     alone, helped = clips_of(path), clips_of(path, num_workers=2)
+    assert (alone.train_dataloader().num_workers, helped.train_dataloader().num_workers) == (0, 2)
     next(iter(alone.train_dataloader()))  # a handle is open when the workers are forked
     helped.store.read(0, 1)
     for ours, theirs in zip(alone.train_dataloader(), helped.train_dataloader(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_frames_stored_as_they_are_need_no_workers(write_store: WriteStore) -> None:
+    assert clips_of(write_store(40, 40), num_workers=2).train_dataloader().num_workers == 0
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_a_million_frames_are_opened_in_little_memory(tmp_path: Path, on_disk: bool) -> None:
+    """In holes of a file, which take no room: as a store that was written whole, and as one that never was."""
+    path = tmp_path / "million.h5"
+    layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    layout.set_chunk((64, 64, 64, 3))
+    layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY if on_disk else h5py.h5d.ALLOC_TIME_INCR)
+    with h5py.File(path, "w") as file:
+        space = h5py.h5s.create_simple((1_000_000, 64, 64, 3))
+        h5py.h5d.create(file.id, b"frames", h5py.h5t.NATIVE_UINT8, space, layout)
+        file["episode_starts"] = np.arange(0, 1_000_000, 500)
+    tracemalloc.start()
+    data = clips_of(path, clip_length=16)
+    batch = next(iter(data.train_dataloader()))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (data.store.mapped, batch.shape, len(data.train_clips)) == (on_disk, (8, 16, 64, 64, 3), 1600 * 485)
+    assert peak < 60e6
 
 
 class Listener(LightningModule):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyworlds.data.store import BUFFER_FRAMES, FrameStore, StoreWriter, check_settings
+from tinyworlds.data.store import CHUNK_FRAMES, FrameStore, StoreWriter, check_settings
 
 from .conftest import WriteStore, numbered_frames, numbers_of
 
@@ -87,7 +87,7 @@ def test_an_interrupted_writer_leaves_nothing(tmp_path: Path, error: type[BaseEx
 
     def interrupted() -> None:
         with StoreWriter(path, height=8, width=6, source="a test") as writer:
-            writer.append(numbered_frames(range(BUFFER_FRAMES + 1)))
+            writer.append(numbered_frames(range(CHUNK_FRAMES + 1)))
             assert not path.exists()
             raise error
 

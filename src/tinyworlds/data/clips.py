@@ -17,7 +17,7 @@ HELD_OUT_BLOCK = 500
 
 def normalize(frames: UInt8[Tensor, "B T H W C"]) -> Float[Tensor, "B T C H W"]:
     """Frames as stored to frames as models see them: channels first, in [-1, 1]."""
-    return rearrange(frames, "b t h w c -> b t c h w").float() / 127.5 - 1
+    return rearrange(frames, "b t h w c -> b t c h w").float().div_(127.5).sub_(1)
 
 
 def to_uint8(frames: Float[Tensor, "*batch C H W"]) -> UInt8[Tensor, "*batch H W C"]:
@@ -64,7 +64,7 @@ class Clips(Dataset[UInt8[Tensor, "T H W 3"]]):
     def __init__(self, store: FrameStore, spans: Int64[np.ndarray, "spans 2"], *, length: int, stride: int) -> None:
         self._store = store
         self._starts = spans[:, 0]
-        self._length = length
+        self.length = length
         self._stride = stride
         counts = np.maximum(0, (spans[:, 1] - spans[:, 0] - length) // stride + 1)
         self._ends = np.cumsum(counts)
@@ -80,7 +80,7 @@ class Clips(Dataset[UInt8[Tensor, "T H W 3"]]):
 
     def __getitems__(self, indices: Sequence[int]) -> UInt8[Tensor, "B T H W 3"]:
         """A batch in one read; a DataLoader with batches prefers this to `__getitem__`."""
-        return torch.from_numpy(self._store.read_clips(self.start(np.asarray(indices)), self._length))
+        return torch.from_numpy(self._store.read_clips(self.start(np.asarray(indices)), self.length))
 
     def __getitem__(self, index: int) -> UInt8[Tensor, "T H W 3"]:
         if not 0 <= index < len(self):

@@ -1,7 +1,7 @@
 """One LightningDataModule per dataset.
 
-The loaders give uint8 (B, T, H, W, 3), which is normalized after it has reached the device. A new dataset is
-a class here and a file in conf/data/.
+The loaders give uint8 (B, T, H, W, 3), which is normalized after it has reached the device; the training loader
+of the dynamics may give `ClipTokens` instead. A new dataset is a class here and a file in conf/data/.
 """
 
 from pathlib import Path
@@ -12,13 +12,14 @@ import torch
 from jaxtyping import Float, UInt8
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from tinyworlds.data.clips import Clips, FixedOrder, ShuffledOrder, normalize, split_spans, spread_starts
 from tinyworlds.data.hub import check_frame_size, fetch_store
 from tinyworlds.data.record import Recording
 from tinyworlds.data.settings import check_number, check_whole, frame_size
 from tinyworlds.data.store import FrameStore, check_settings
+from tinyworlds.data.token_cache import ClipTokenizer, ClipTokens, TokenCache
 from tinyworlds.data.video import Extraction, store_beside
 
 
@@ -27,6 +28,9 @@ class ClipDataModule(LightningDataModule):
 
     Args:
         name: of the dataset, in run folders and checkpoints.
+        num_workers: processes that decompress frames; for frames that are not compressed none is started, since
+            copying them takes less time than handing them over.
+        cache_tokens: whether dynamics train on tokens computed once, see `tinyworlds.data.token_cache`.
         val_fraction: share of the episodes (of the frames, where there is one episode) held out.
         seed: of the order of clips.
 
@@ -43,6 +47,7 @@ class ClipDataModule(LightningDataModule):
         clip_stride: int,
         batch_size: int,
         num_workers: int,
+        cache_tokens: bool,
         val_fraction: float,
         seed: int,
     ) -> None:
@@ -59,11 +64,42 @@ class ClipDataModule(LightningDataModule):
         self.clip_stride = clip_stride
         self.batch_size = batch_size
         self.num_workers = num_workers
+        self.cache_tokens = cache_tokens
         self.val_fraction = val_fraction
         self.seed = seed
+        self._tokenizer: ClipTokenizer | None = None
+
+    def use_tokenizer(self, tokenizer: ClipTokenizer) -> None:
+        """Give tokens by `tokenizer` to train on instead of frames, unless ``cache_tokens=False``."""
+        self._tokenizer = tokenizer if self.cache_tokens else None
+
+    def prepare_data(self) -> None:
+        """Make the store unless it is there, and the tokens where they are wanted."""
+        self.make_store()
+        if self._tokenizer is not None:
+            self._open()
+            self.token_cache(self._tokenizer).write(device=self._device())
+
+    def make_store(self) -> None:
+        """Record, download or extract the store, unless it is there."""
 
     def setup(self, stage: str | None = None) -> None:
-        """Open the store, which is `prepare_data`'s to make, and split it."""
+        """Open and split what `prepare_data` made."""
+        self._open()
+        self._train_data: Dataset[Any] = self.train_clips
+        if self._tokenizer is not None:
+            self._train_data = self.token_cache(self._tokenizer).clips()
+
+    def token_cache(self, tokenizer: ClipTokenizer) -> TokenCache:
+        """Of the training clips by `tokenizer`; after `setup`."""
+        return TokenCache(self.store, self.train_clips, tokenizer, batch_size=self.batch_size)
+
+    def _device(self) -> torch.device:
+        if self.trainer is not None:
+            return self.trainer.strategy.root_device
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def _open(self) -> None:
         self.store = self.open_store()
         train, val = split_spans(self.store.episode_starts, self.store.num_frames, self.val_fraction)
         self._held_out = val
@@ -82,6 +118,16 @@ class ClipDataModule(LightningDataModule):
                 f"(the longest episode has {longest}): use shorter clips or more frames"
             )
         return clips
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What a stage that is trained on this keeps of it."""
+        return {
+            "name": self.name,
+            "path": str(self.path),
+            "val_fraction": self.val_fraction,
+            "clip_length": self.clip_length,
+        }
 
     @property
     def frame_size(self) -> tuple[int, int]:
@@ -104,34 +150,35 @@ class ClipDataModule(LightningDataModule):
         """
         return self.store.read_clips(spread_starts(self._held_out, count=count, length=length, seed=seed), length)
 
-    def train_dataloader(self) -> DataLoader[Tensor]:
+    def train_dataloader(self) -> DataLoader[Any]:
         order = ShuffledOrder(size=len(self.train_clips), seed=self.seed)
         # Batches of one size, unless there is no full one.
-        return self._loader(self.train_clips, order, drop_last=len(order) >= self.batch_size)
+        return self._loader(self._train_data, order, drop_last=len(order) >= self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Tensor]:
         return self._loader(self.val_clips, FixedOrder(size=len(self.val_clips), seed=0), drop_last=False)
 
-    def _loader(self, clips: Clips, order: FixedOrder, *, drop_last: bool) -> DataLoader[Tensor]:
+    def _loader(self, clips: Dataset[Any], order: FixedOrder, *, drop_last: bool) -> DataLoader[Any]:
+        workers = self.num_workers if isinstance(clips, Clips) and not self.store.mapped else 0
         return DataLoader(
             clips,
             batch_size=self.batch_size,
             sampler=order,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
+            num_workers=workers,
+            persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
             drop_last=drop_last,
             collate_fn=as_batch,
         )
 
     def on_after_batch_transfer(
-        self, batch: UInt8[Tensor, "B T H W C"], dataloader_idx: int
-    ) -> Float[Tensor, "B T C H W"]:
-        return normalize(batch)
+        self, batch: UInt8[Tensor, "B T H W C"] | ClipTokens, dataloader_idx: int
+    ) -> Float[Tensor, "B T C H W"] | ClipTokens:
+        return ClipTokens(*(indices.long() for indices in batch)) if isinstance(batch, ClipTokens) else normalize(batch)
 
 
 def as_batch(batch: Any) -> Any:
-    """`Clips` reads whole batches: nothing is left to collate."""
+    """The datasets read whole batches: nothing is left to collate."""
     return batch
 
 
@@ -142,7 +189,7 @@ class RecordedGame(ClipDataModule):
         super().__init__(**options)
         self.recording = recording
 
-    def prepare_data(self) -> None:
+    def make_store(self) -> None:
         if not self.path.exists():
             self.recording.write(self.path)
 
@@ -173,7 +220,7 @@ class PublicStore(ClipDataModule):
     side: ClassVar[int] = 64
     """Pixels along each side of a frame."""
 
-    def prepare_data(self) -> None:
+    def make_store(self) -> None:
         if not self.path.exists():
             fetch_store(self.repository, self.file, self.path, size=self.side)
 
@@ -229,7 +276,7 @@ class Video(ClipDataModule):
         super().__init__(path=str(store_beside(self.video)), **options)
         self.extraction = extraction
 
-    def prepare_data(self) -> None:
+    def make_store(self) -> None:
         if not self.path.exists():
             self.extraction.write(self.video, self.path)
 

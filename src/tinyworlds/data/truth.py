@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from tinyworlds.data.store import open_hdf5
+from tinyworlds.data.hdf5 import open_hdf5
 
 
 def true_actions(path: str | Path, start: int, stop: int) -> Int64[np.ndarray, " n"]:

@@ -81,6 +81,11 @@ class ActionTokenizer(Stage):
         return self.quantizer.vocabulary
 
     @property
+    def temporal(self) -> bool:
+        """Whether an action depends on earlier frames than the two it lies between."""
+        return bool(self.encoder.temporal)
+
+    @property
     def latent_dim(self) -> int:
         """A: dimensions of an action latent."""
         return self.quantizer.latent_dim

@@ -11,10 +11,12 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from tinyworlds.data.settings import check_whole
+from tinyworlds.data.token_cache import ClipTokens
 from tinyworlds.maskgit import Decoding, anchored_mask, decode, frame_mask
 from tinyworlds.media import grid
 from tinyworlds.models.action_tokenizer import ActionTokenizer
 from tinyworlds.models.stage import METRIC, Stage, as_pictures, validation_psnr
+from tinyworlds.models.tokenizers import Tokenizers
 from tinyworlds.models.video_tokenizer import VideoTokenizer
 from tinyworlds.nn.feed_forward import SWIGLU
 from tinyworlds.nn.norms import Condition
@@ -202,13 +204,18 @@ class Dynamics(Stage):
         logits, truth = self.to_logits(features[hidden]), targets[hidden]
         return F.cross_entropy(logits, truth), (logits.argmax(-1) == truth).float().mean()
 
-    @torch.no_grad()
-    def tokenize(self, frames: Float[Tensor, "B T C H W"]) -> tuple[Int64[Tensor, "B T P"], Int64[Tensor, "B T-1"]]:
-        """The video tokens of the frames and the actions between them, by the frozen tokenizers."""
-        return self.video_tokenizer.tokenize(frames), self.action_tokenizer.tokenize(frames)
+    @property
+    def tokenizers(self) -> Tokenizers:
+        """Both tokenizers, frozen."""
+        return Tokenizers(self.video_tokenizer, self.action_tokenizer)
 
-    def training_step(self, frames: Float[Tensor, "B T C H W"], batch_index: int) -> Tensor:
-        loss, accuracy = self._masked_loss(*self.tokenize(frames))
+    def tokenize(self, frames: Float[Tensor, "B T C H W"]) -> ClipTokens:
+        """The video tokens of the frames and the actions between them."""
+        return self.tokenizers.tokenize(frames)
+
+    def training_step(self, clips: Float[Tensor, "B T C H W"] | ClipTokens, batch_index: int) -> Tensor:
+        tokens, actions = clips if isinstance(clips, ClipTokens) else self.tokenize(clips)
+        loss, accuracy = self._masked_loss(tokens, actions)
         self.log("train/loss", loss, prog_bar=True)
         self.log("train/accuracy", accuracy)
         return loss + self.transformer.balance_loss()

@@ -1,5 +1,7 @@
 """What the three stages share: their optimizer, their place in a checkpoint, the data they were trained on."""
 
+import hashlib
+import json
 import os
 import shutil
 from abc import ABC, abstractmethod
@@ -81,6 +83,14 @@ class Stage(L.LightningModule, ABC):
                 module.compile()
             if isinstance(module, SpaceTimeTransformer):
                 module.remember = torch.compile(module.remember)  # type: ignore[method-assign]
+
+    def digest(self) -> str:
+        """SHA-256 of the hyperparameters and weights: of two stages that differ, it differs."""
+        hashed = hashlib.sha256(json.dumps(dict(self.hparams), sort_keys=True).encode())
+        for name, value in self.state_dict().items():
+            hashed.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            hashed.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return hashed.hexdigest()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         assert self.optimization is not None, "set `optimization` before training"

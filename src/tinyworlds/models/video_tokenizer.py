@@ -83,6 +83,11 @@ class VideoTokenizer(Stage):
         return self.quantizer.vocabulary
 
     @property
+    def temporal(self) -> bool:
+        """Whether the tokens of a frame depend on earlier frames."""
+        return self.encoder.temporal
+
+    @property
     def num_patches(self) -> int:
         """P: tokens per frame."""
         return self.grid[0] * self.grid[1]

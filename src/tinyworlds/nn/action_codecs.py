@@ -17,6 +17,8 @@ from tinyworlds.nn.transformer import SpaceTimeTransformer
 class MeanConcatEncoder(nn.Module):
     """The published encoder: space-time transformer, each frame's tokens averaged, neighbours concatenated."""
 
+    temporal = True
+
     def __init__(
         self,
         *,

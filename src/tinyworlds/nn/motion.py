@@ -32,6 +32,8 @@ class MotionEncoder(nn.Module):
     places).
     """
 
+    temporal = False
+
     def __init__(self, *, frame_size: tuple[int, int], latent_dim: int, width: int, channels: int, reach: int) -> None:
         super().__init__()
         if not 1 <= reach < min(frame_size):

@@ -38,6 +38,7 @@ def held_out(world: World, *, store: str | None) -> ClipDataModule:
         clip_stride=1,
         batch_size=1,
         num_workers=0,
+        cache_tokens=False,
         val_fraction=dataset["val_fraction"],
         seed=0,
     )
