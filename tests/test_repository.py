@@ -237,5 +237,5 @@ def test_an_upload_takes_a_login(hub, monkeypatch, token, repo, private):
         monkeypatch.setenv("HF_TOKEN", token)
     hub.repos["datasets/someone/game"].private = private
     with pytest.raises(ValueError, match="takes a login: log in with `hf auth login`"):
-        upload(repo, {"a.txt": b"a"}, kind="dataset", private=False, message="")
+        upload(repo, {"a.txt": b"a"}, kind="dataset", private=False, message="A file")
     assert {name: set(repo.files) for name, repo in hub.repos.items()} == {"datasets/someone/game": set(FILES)}
