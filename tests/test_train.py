@@ -48,6 +48,7 @@ def test_the_three_stages_leave_a_world_and_what_was_seen_of_them(trained, entry
     for stage, folder in runs.items():
         result = json.loads((folder / "result.json").read_text())
         assert result["stage"] == stage
+        assert result["command"].startswith("python train.py data=video data.path=")
         assert (folder / result["checkpoint"]).is_file()
         assert (folder / "last.ckpt").is_file()
         assert OmegaConf.load(folder / "config.yaml").stage._target_.startswith("tinyworlds.models.")
