@@ -177,16 +177,17 @@ class World:
         return frames if self.horizon > 1 else frames[..., 0, :, :, :]
 
     @torch.inference_mode()
-    def infer(self, frames: UInt8[np.ndarray, "T H W 3"]) -> Int64[np.ndarray, " T-1"]:
-        """The actions that the action tokenizer reads between the frames of a film."""
+    def infer(self, frames: UInt8[np.ndarray, "*batch T H W 3"]) -> Int64[np.ndarray, "*batch T-1"]:
+        """The actions that the action tokenizer reads between the frames of a film, or of a batch of films."""
         tokenizer = self.dynamics.action_tokenizer
         length = tokenizer.dataset["clip_length"]
-        windows = (frames[start : start + length] for start in range(0, len(frames) - 1, length - 1))
+        films = torch.from_numpy(np.ascontiguousarray(frames if frames.ndim == 5 else frames[None]))
         read = [
-            tokenizer.tokenize(normalize(torch.from_numpy(np.ascontiguousarray(w))[None].to(tokenizer.device)))[0]
-            for w in windows
+            tokenizer.tokenize(normalize(films[:, start : start + length].to(tokenizer.device)))
+            for start in range(0, max(films.shape[1] - 1, 1), length - 1)
         ]
-        return torch.cat(read).cpu().numpy()
+        actions = torch.cat(read, dim=1).cpu().numpy()
+        return actions if frames.ndim == 5 else actions[0]
 
     def _check(self, action: ArrayLike) -> Int64[Tensor, "B h"]:
         assert self._tokens is not None

@@ -11,7 +11,7 @@ from jaxtyping import Int64, UInt8
 from tinyworlds.data.clips import normalize
 from tinyworlds.data.datamodules import ClipDataModule
 from tinyworlds.media import grid
-from tinyworlds.metrics import moving, psnr
+from tinyworlds.metrics import frame_quality
 from tinyworlds.progress import track
 from tinyworlds.world import World
 
@@ -151,17 +151,11 @@ def next_frame_quality(world: World, clips: UInt8[np.ndarray, "N T H W 3"]) -> d
     """
     imagined = []
     for batch in track(np.array_split(clips, max(len(clips) // BATCH, 1)), total=None, label="scoring clips, batches"):
-        actions = np.stack([world.infer(clip)[-1:] for clip in batch])
         world.reset(batch[:, :-1])
-        following = world.step(actions[:, 0])
+        following = world.step(world.infer(batch)[:, -1])
         imagined.append(following[:, 0] if world.horizon > 1 else following)
     predicted, true, before = (
         normalize(torch.from_numpy(frames)[None])[0]
         for frames in (np.concatenate(imagined), clips[:, -1].copy(), clips[:, -2].copy())
     )
-    moved = moving(true, before)
-    quality = {"psnr": psnr(predicted, true), "copy_psnr": psnr(before, true)}
-    # Where nothing moves there is nothing to score.
-    moving_quality = {"psnr_moving": psnr(predicted, true, moved), "copy_psnr_moving": psnr(before, true, moved)}
-    every = {**quality, **moving_quality}
-    return {name: float(value) if value.isfinite() else None for name, value in every.items()}
+    return frame_quality(predicted, copied=before, true=true, before=before)
