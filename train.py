@@ -88,9 +88,15 @@ def train(config: DictConfig, stage: str) -> tuple[Path, float]:
     if not isinstance(saved, ModelCheckpoint) or saved.best_model_score is None:
         raise ValueError(f"{stage} ended before its first validation, so nothing was kept: lower validations or steps")
     best, loss = run_dir / Path(saved.best_model_path).name, float(saved.best_model_score)
-    command_line = shlex.join(["python", "train.py", *HydraConfig.get().overrides.task])
-    seconds = time.monotonic() - began
-    write_result(run_dir, stage=stage, checkpoint=best, metric=loss, seconds=seconds, command=command_line)
+    write_result(
+        run_dir,
+        stage=stage,
+        checkpoint=best,
+        metric=loss,
+        seconds=time.monotonic() - began,
+        command=shlex.join(["python", "train.py", *HydraConfig.get().overrides.task]),
+        tokenizers=[config.video_tokenizer, config.action_tokenizer] if stage == "dynamics" else [],
+    )
     print(f"{stage}: {METRIC} {loss:.4g}, {best}", flush=True)
     return best, loss
 
@@ -108,6 +114,7 @@ def build_stage(config: DictConfig, stage: str, data: ClipDataModule) -> Stage:
     tokenizers: dict[str, Any] = {}
     for kind in (VideoTokenizer, ActionTokenizer):
         path = config[kind.name] or newest(config.runs_dir, str(data.name), kind.name)
+        config[kind.name] = str(path)  # so that the run's config.yaml says it
         print(f"{kind.name}: {path}", flush=True)
         tokenizers[kind.name] = load_stage(path, kind)
         tokenizers[kind.name].check_fits(path, frame_size=data.frame_size, dataset=dataset)

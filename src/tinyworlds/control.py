@@ -76,6 +76,27 @@ def mutual_information(codes: Int64[np.ndarray, " n"], true: Int64[np.ndarray, "
         return float(normalized_mutual_info_score(torch.from_numpy(codes), torch.from_numpy(true)))
 
 
+def action_scores(
+    codes: Int64[np.ndarray, " n"],
+    true: Int64[np.ndarray, " n"],
+    *,
+    read: Int64[np.ndarray, " n"],
+    episodes: Int64[np.ndarray, " n"],
+) -> dict[str, float]:
+    """What codes say of the true actions, beside what always naming the commonest and a supervised probe reach.
+
+    ``nmi``, and ``accuracy``, ``majority`` and ``supervised``, all three by `mapped_accuracy` on the same halves of
+    the `episodes`. `read`: what the probe names.
+    """
+    halves = split_halves(episodes)
+    return {
+        "nmi": mutual_information(codes, true),
+        "accuracy": mapped_accuracy(codes, true, halves),
+        "majority": mapped_accuracy(np.zeros_like(codes), true, halves),
+        "supervised": mapped_accuracy(read, true, halves),
+    }
+
+
 def in_use(counts: Int64[np.ndarray, " codes"]) -> Bool[np.ndarray, " codes"]:
     """Which codes are used at least `RARE` times as often as if all were used alike.
 

@@ -118,5 +118,9 @@ class CodeUsage(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """`used`, at most V, and `perplexity`, in 1 … V."""
-        share = self.counts / self.counts.sum()
-        return {"used": (share > 0).sum().float(), "perplexity": torch.special.entr(share).sum().exp()}
+        return {"used": (self.counts > 0).sum().float(), "perplexity": perplexity(self.counts)}
+
+
+def perplexity(counts: Int64[Tensor, " V"]) -> Float[Tensor, ""]:
+    """Exponential of the entropy of the use of codes, in 1 … V: as many codes, all used alike, are as uncertain."""
+    return torch.special.entr(counts / counts.sum()).sum().exp()

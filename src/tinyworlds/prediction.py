@@ -93,12 +93,15 @@ def imagine(
     world: Playable, prompts: UInt8[np.ndarray, "N T H W 3"], actions: Int64[np.ndarray, "N k"], *, label: str
 ) -> UInt8[np.ndarray, "N k+1 H W 3"]:
     """For each prompt its last frame as the world renders it, then the frames imagined under its actions."""
-    films = []
-    starts = range(0, len(prompts), BATCH)
-    for part in track((slice(start, start + BATCH) for start in starts), total=len(starts), label=label):
-        first = world.reset(prompts[part])
-        films.append(np.stack([first, *(world.step(action) for action in actions[part].T)], axis=1))
-    return np.concatenate(films)
+    films: list[list[np.ndarray]] = []
+    work = [
+        (slice(start, start + BATCH), k) for start in range(0, len(prompts), BATCH) for k in range(actions.shape[1])
+    ]
+    for part, k in track(work, total=len(work), label=label):
+        if k == 0:
+            films.append([world.reset(prompts[part])])
+        films[-1].append(world.step(actions[part, k]))
+    return np.concatenate([np.stack(film, axis=1) for film in films])
 
 
 def under_each_code(
@@ -132,8 +135,9 @@ def control_gain(foretelling: Foretelling) -> Quality:
     others = [foretelling.quality(film)[CONTROL_STEP - 1] for film in foretelling.random]
     gains: Quality = {}
     for name in ("psnr", "psnr_moving"):
-        lost = [own[name] - other[name] for other in others if own[name] is not None and other[name] is not None]
-        gains[f"delta_{name}_{CONTROL_STEP}"] = float(np.mean(lost)) if lost else None
+        reached = own[name]  # None where nothing moved, and then for the others too
+        lesser = np.array([other[name] for other in others], float).mean()
+        gains[f"delta_{name}_{CONTROL_STEP}"] = None if reached is None else reached - float(lesser)
     return gains
 
 

@@ -53,7 +53,9 @@ class Probe(nn.Module):
         return self.layers(torch.cat([second, 4 * (second - first)], dim=1))
 
     @torch.inference_mode()
-    def read(self, before: UInt8[np.ndarray, "N H W 3"], after: UInt8[np.ndarray, "N H W 3"]) -> Int64[np.ndarray, " N"]:
+    def read(
+        self, before: UInt8[np.ndarray, "N H W 3"], after: UInt8[np.ndarray, "N H W 3"]
+    ) -> Int64[np.ndarray, " N"]:
         """The likeliest true action of each transition, as an index into the store's action names."""
         named = [
             self(torch.stack([shrunk(first), shrunk(second)], dim=1)).argmax(-1)
@@ -87,7 +89,7 @@ def train_probe(store: FrameStore, spans: Int64[np.ndarray, "spans 2"], *, n_act
             first = firsts[chosen]
             loss = F.cross_entropy(probe(torch.stack([frames[first], frames[first + 1]], dim=1)), actions[chosen])
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             schedule.step()
     return probe.eval()

@@ -75,8 +75,12 @@ class World:
 
         Raises:
             FileNotFoundError: there is none, or it cannot be downloaded.
-            ValueError: it is something else.
+            ValueError: it is something else, or torch has no such device here.
         """
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"device={device} cannot be used: {str(error).splitlines()[0]}") from None
         dynamics, folder = pretrained.open_world(path)
         world = cls(dynamics, horizon=horizon, seed=seed, steps=steps, temperature=temperature, device=device)
         world.folder = folder

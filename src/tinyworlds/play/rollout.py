@@ -17,6 +17,8 @@ from tinyworlds.world import World
 
 SCALE = 3
 """Screen pixels per pixel of the world."""
+FPS = 10
+"""Of films, where the store does not say."""
 SHOWN = 12
 """At most so many frames in a strip."""
 BATCH = 16
@@ -129,17 +131,22 @@ def each_action(
     return np.concatenate(frames, axis=1)[:, : steps + 1]
 
 
-def actions_strip(films: UInt8[np.ndarray, "actions T H W 3"]) -> UInt8[np.ndarray, "y x 3"]:
-    """One row per action, from the same prompt."""
+def action_labels(meanings: Sequence[str | None]) -> list[str]:
+    """``action 2: up`` of an action whose meaning is known, else ``action 2``."""
+    return [f"action {code}" + (f": {name}" if name else "") for code, name in enumerate(meanings)]
+
+
+def actions_strip(films: UInt8[np.ndarray, "actions T H W 3"], *, rows: Sequence[str]) -> UInt8[np.ndarray, "y x 3"]:
+    """One row per action, called as `rows` says, from the same prompt."""
     shown = np.linspace(0, films.shape[1] - 1, min(SHOWN, films.shape[1])).round().astype(int)
     labels = ["prompt" if frame == 0 else f"+{frame}" for frame in shown]
-    rows = [f"action {action}" for action in range(len(films))]
     return grid(films[:, shown], scale=2, labels=rows, column_labels=labels)
 
 
-def actions_film(films: UInt8[np.ndarray, "actions T H W 3"]) -> UInt8[np.ndarray, "T y x 3"]:
-    """A film with one column per action, from the same prompt."""
-    columns = [f"action {action}" for action in range(len(films))]
+def actions_film(
+    films: UInt8[np.ndarray, "actions T H W 3"], *, columns: Sequence[str]
+) -> UInt8[np.ndarray, "T y x 3"]:
+    """A film with one column per action, called as `columns` says, from the same prompt."""
     return np.stack([grid(films[None, :, t], scale=SCALE, column_labels=columns) for t in range(films.shape[1])])
 
 
