@@ -15,7 +15,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 ENV := .venv/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help env data world play test test-slow lint bench tensorboard clean
+.PHONY: help env data world play evaluate test test-slow lint bench tensorboard clean
 
 help: ## show this list
 	@echo "TinyWorlds: world models learned from plain video"
@@ -39,6 +39,9 @@ world: $(ENV) ## from nothing to a world of GAME: record, train three modules, i
 
 play: $(ENV) ## play the newest world of GAME
 	$(PY) play.py dataset=$(DATA)
+
+evaluate: $(ENV) ## measure the newest world of GAME
+	$(PY) -m tinyworlds.evaluate dataset=$(DATA)
 
 test: $(ENV) ## run the tests, in less than five minutes
 	$(PY) -m pytest

@@ -49,7 +49,7 @@ class Foretelling:
     clips: UInt8[np.ndarray, "N T H W 3"]
     prompt: int
     actions: Int64[np.ndarray, "N k"]
-    inferred: UInt8[np.ndarray, "N {k+1} H W 3"]
+    inferred: UInt8[np.ndarray, "N k+1 H W 3"]
     random: list[np.ndarray]
 
     def quality(self, film: UInt8[np.ndarray, "N n H W 3"]) -> list[Quality]:
