@@ -22,7 +22,7 @@ help: ## show this list
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 	@echo
-	@echo "  GAME=vizdoom            another game for data, world and play; pong is Atari Pong"
+	@echo "  GAME=vizdoom            another game for data, world, play, evaluate; pong is Atari Pong"
 	@echo "  PYTHON=python3.12       another Python, 3.11 to 3.13"
 	@echo "  TORCH_INDEX=https://download.pytorch.org/whl/cpu     another torch build: cpu, cu126, ..."
 	@echo "  TORCH=torch==2.12.0     another torch version"

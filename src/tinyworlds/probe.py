@@ -101,8 +101,8 @@ def _training_pairs(
     """Small frames, the index among them of the first of each pair, and the action between the two."""
     share = min(1.0, RECIPE["max_frames"] / int((spans[:, 1] - spans[:, 0]).sum()))
     frames, firsts, actions, count = [], [], [], 0
-    for start, stop in spans:
-        stop = start + int((stop - start) * share)
+    for start, end in spans.tolist():
+        stop = start + int((end - start) * share)
         if stop - start < 2:
             continue
         for part in range(start, stop, READ_AT_ONCE):
