@@ -18,7 +18,7 @@ from .square import NAMES, record
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(probes.RECIPE, "steps", 120)
+    monkeypatch.setitem(probes.RECIPE, "steps", 20)
 
 
 @pytest.fixture
@@ -46,7 +46,9 @@ def weights(probe: Probe) -> torch.Tensor:
     return torch.cat([value.flatten().double() for value in probe.state_dict().values()])
 
 
-def test_it_reads_the_actions_of_episodes_that_it_has_not_seen(store):
+def test_it_reads_the_actions_of_episodes_that_it_has_not_seen(tmp_path, monkeypatch):
+    monkeypatch.setitem(probes.RECIPE, "steps", 200)
+    store = FrameStore(record(tmp_path / "longer.h5", episodes=60))
     probe = trained(store)
     right = []
     for start, stop in spans(store)[1].tolist():
@@ -86,7 +88,7 @@ def test_a_probe_of_other_frames_or_another_recipe_is_not_used(store, monkeypatc
         file["actions"][0] = 3 - file["actions"][0]
     again = weights(trained(store, use=cached_probe))
     assert not torch.equal(first, again)
-    monkeypatch.setitem(probes.RECIPE, "steps", 60)
+    monkeypatch.setitem(probes.RECIPE, "steps", 10)
     assert not torch.equal(again, weights(trained(store, use=cached_probe)))
     assert len(list(store.path.parent.glob("square.probe-*.pt"))) == 3
 

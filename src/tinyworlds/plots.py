@@ -14,7 +14,7 @@ from tinyworlds.media import replacing
 def save_plot(path: Path, figure: Figure) -> None:
     """Write one plot."""
     with replacing(path) as unfinished:
-        figure.savefig(unfinished, format="png", dpi=110, bbox_inches="tight")
+        figure.savefig(unfinished, format="png", dpi=110)
 
 
 def table_plot(
@@ -27,7 +27,7 @@ def table_plot(
     title: str,
 ) -> Figure:
     """A table of shares, each row adding up to 1 (or to 0, where there is nothing), as shades and numbers."""
-    figure = Figure(figsize=(1.6 + 0.9 * len(columns), 1.2 + 0.5 * len(rows)))
+    figure = Figure(figsize=(1.6 + 0.9 * len(columns), 1.2 + 0.5 * len(rows)), layout="constrained")
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for row, column in np.ndindex(shares.shape):
@@ -43,7 +43,7 @@ def table_plot(
 
 def usage_plot(counts: Int64[np.ndarray, " codes"]) -> Figure:
     """How often each action is inferred, as bars; dashed: all used alike."""
-    figure = Figure(figsize=(max(3.0, 0.6 * len(counts)), 2.5))
+    figure = Figure(figsize=(max(3.0, 0.6 * len(counts)), 2.5), layout="constrained")
     axes = figure.subplots()
     axes.bar([str(code) for code in range(len(counts))], counts / max(counts.sum(), 1), color="tab:blue")
     axes.axhline(1 / len(counts), color="grey", linestyle="--")
@@ -53,7 +53,7 @@ def usage_plot(counts: Int64[np.ndarray, " codes"]) -> Figure:
 
 def curves_plot(curves: Mapping[str, Sequence[float | None]], *, title: str) -> Figure:
     """PSNR over the imagined frames; gaps where there was nothing to score."""
-    figure = Figure(figsize=(5, 3.2))
+    figure = Figure(figsize=(5, 3.2), layout="constrained")
     axes = figure.subplots()
     for label, values in curves.items():
         steps = np.arange(1, len(values) + 1)
