@@ -90,12 +90,12 @@ def test_a_probe_of_other_frames_or_another_recipe_is_not_used(store, monkeypatc
     assert not torch.equal(first, again)
     monkeypatch.setitem(probes.RECIPE, "steps", 10)
     assert not torch.equal(again, weights(trained(store, use=cached_probe)))
-    assert len(list(store.path.parent.glob("square.probe-*.pt"))) == 3
+    assert len(list(store.path.parent.glob("square.probe-*.safetensors"))) == 3
 
 
 def test_a_damaged_probe_is_named(store):
     trained(store, use=cached_probe)
-    (kept,) = store.path.parent.glob("square.probe-*.pt")
+    (kept,) = store.path.parent.glob("square.probe-*.safetensors")
     kept.write_bytes(kept.read_bytes()[:100])
     with pytest.raises(ValueError, match=rf"{kept.name} is damaged .*: remove it"):
         trained(store, use=cached_probe)

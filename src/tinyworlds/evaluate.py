@@ -21,8 +21,9 @@ from tinyworlds.data.truth import true_actions
 from tinyworlds.metrics import perplexity
 from tinyworlds.play import rollout
 from tinyworlds.prediction import CONTROL_STEP, STEPS, Foretelling
+from tinyworlds.pretrained import METRICS, beside
 from tinyworlds.probe import Probe, cached_probe
-from tinyworlds.report import METRICS, Evaluation, Scores, text_table, write_report
+from tinyworlds.report import Evaluation, Scores, text_table, write_report
 from tinyworlds.transitions import Transitions, held_out_transitions
 from tinyworlds.world import World
 
@@ -38,13 +39,13 @@ def main(config: DictConfig) -> None:
         check_whole("steps", config.steps, at_least=1)
     if config.temperature is not None:
         check_number("temperature", config.temperature, at_least=0)
-    ckpt = Path(config.ckpt or newest(config.runs_dir, config.dataset, "dynamics"))
+    ckpt = config.ckpt or newest(config.runs_dir, config.dataset, "dynamics")
     world = World.load(ckpt, seed=config.seed, steps=config.steps, temperature=config.temperature, device=config.device)
     data = rollout.held_out(world, store=config.store)
-    out = Path(config.out or ckpt.parent / "evaluation")
+    out = Path(config.out or beside(ckpt, runs_dir=config.runs_dir) / "evaluation")
     print(f"world: {ckpt} · {world.n_actions} actions · held-out frames of {data.path}", flush=True)
     evaluation = evaluate(world, data, clips=config.clips, seed=config.seed)
-    seconds, lacking = training_seconds(ckpt)
+    seconds, lacking = training_seconds(world.folder or out)
     evaluation.scores.put("speed", {"training_seconds": seconds}, otherwise=lacking)
     write_report(out, evaluation, title=f"Evaluation of {ckpt}", fps=data.fps or rollout.FPS)
     print(text_table(evaluation.scores))

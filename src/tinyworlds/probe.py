@@ -14,12 +14,15 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Int64, UInt8
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tinyworlds.data.store import FrameStore
 from tinyworlds.data.truth import true_actions
 from tinyworlds.media import replacing
 from tinyworlds.progress import track
+from tinyworlds.torch_files import first_line
 
 SIZE = 32
 """Frames are averaged down to this height and width, unless they are smaller."""
@@ -119,17 +122,17 @@ def cached_probe(store: FrameStore, spans: Int64[np.ndarray, "spans 2"], *, n_ac
     Raises:
         ValueError: the store holds no true actions, or the file beside it is damaged.
     """
-    path = store.path.with_name(f"{store.path.stem}.probe-{_key(store.path, spans, seed)}.pt")
+    path = store.path.with_name(f"{store.path.stem}.probe-{_key(store.path, spans, seed)}.safetensors")
     if path.exists():
         probe = Probe(n_actions=n_actions)
         try:
-            probe.load_state_dict(torch.load(path, weights_only=True))
-        except Exception as error:
-            raise ValueError(f"{path} is damaged ({str(error).splitlines()[0]}): remove it") from None
+            probe.load_state_dict(load_file(path))
+        except (SafetensorError, RuntimeError) as error:
+            raise ValueError(f"{path} is damaged ({first_line(error)}): remove it") from None
         return probe.eval()
     probe = train_probe(store, spans, n_actions=n_actions, seed=seed)
     with replacing(path) as unfinished:
-        torch.save(probe.state_dict(), unfinished)
+        save_file(probe.state_dict(), unfinished)
     return probe
 
 

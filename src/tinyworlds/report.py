@@ -14,8 +14,8 @@ from tinyworlds.media import grid, replacing, save_gif, save_png
 from tinyworlds.play import rollout
 from tinyworlds.plots import curves_plot, save_plot, table_plot, usage_plot
 from tinyworlds.prediction import STEPS, Foretelling
+from tinyworlds.pretrained import METRICS
 
-METRICS = "metrics.json"
 SHOWN = 8
 """Frames and their reconstructions."""
 UNITS = {"psnr": "dB", "frames_per_second": "/s", "training_seconds": "s"}
