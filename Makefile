@@ -15,14 +15,14 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 ENV := .venv/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help env data world play test test-slow lint bench tensorboard clean
+.PHONY: help env data world play evaluate test test-slow lint bench tensorboard clean
 
 help: ## show this list
 	@echo "TinyWorlds: world models learned from plain video"
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 	@echo
-	@echo "  GAME=vizdoom            another game for data, world and play; pong is Atari Pong"
+	@echo "  GAME=vizdoom            another game for data, world, play, evaluate; pong is Atari Pong"
 	@echo "  PYTHON=python3.12       another Python, 3.11 to 3.13"
 	@echo "  TORCH_INDEX=https://download.pytorch.org/whl/cpu     another torch build: cpu, cu126, ..."
 	@echo "  TORCH=torch==2.12.0     another torch version"
@@ -39,6 +39,9 @@ world: $(ENV) ## from nothing to a world of GAME: record, train three modules, i
 
 play: $(ENV) ## play the newest world of GAME
 	$(PY) play.py dataset=$(DATA)
+
+evaluate: $(ENV) ## measure the newest world of GAME
+	$(PY) -m tinyworlds.evaluate dataset=$(DATA)
 
 test: $(ENV) ## run the tests, in less than five minutes
 	$(PY) -m pytest

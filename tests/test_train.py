@@ -59,6 +59,10 @@ def test_the_three_stages_leave_a_world_and_what_was_seen_of_them(trained, entry
     assert set(EventAccumulator(str(runs["dynamics"])).Reload().Tags()["images"]) == {"prediction", "masked", "rollout"}
     assert f"video_tokenizer: {runs['video_tokenizer'].relative_to(Path.cwd())}/best.ckpt" in capsys.readouterr().out
 
+    seconds = {stage: json.loads((folder / "result.json").read_text()) for stage, folder in runs.items()}
+    total = sum(result["seconds"] for result in seconds.values())
+    assert seconds["dynamics"]["seconds_in_all"] == pytest.approx(total, abs=0.2)
+
     world = World.load(runs["dynamics"] / "best.ckpt")
     for kind, part in (
         (VideoTokenizer, world.dynamics.video_tokenizer),

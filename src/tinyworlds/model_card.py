@@ -76,7 +76,9 @@ def _actions(dynamics: Dynamics, metrics: Mapping[str, Any] | None) -> Iterator[
         yield f"Numbered 0 to {count - 1}; what they mean was not measured.\n"
         return
     yield "What each code was found to stand for, against the true buttons of held-out play:\n"
-    yield "| code | action |\n|---|---|\n" + "".join(f"| {code} | {_cell(name)} |\n" for code, name in enumerate(names))
+    yield "| code | action |\n|---|---|\n" + "".join(
+        f"| {code} | {_cell(name or 'hardly used')} |\n" for code, name in enumerate(names)
+    )
 
 
 def _evaluation(metrics: Mapping[str, Any] | None) -> Iterator[str]:
