@@ -5,11 +5,10 @@ import re
 import sys
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig, ListConfig
 
 from tinyworlds.checkpoints import newest
-from tinyworlds.command import command
+from tinyworlds.command import check_device, command
 from tinyworlds.data.settings import check_number, check_whole
 from tinyworlds.media import replacing, save_gif, save_mp4, save_png
 from tinyworlds.play import rollout
@@ -70,14 +69,6 @@ def main(config: DictConfig) -> None:
         f"{quality['psnr_moving']:.2f} and {quality['copy_psnr_moving']:.2f} dB"
     )
     print(f"wrote {', '.join(sorted(path.name for path in out.iterdir()))} to {out}")
-
-
-def check_device(device: str) -> None:
-    """Refuse a device that torch does not have here."""
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device={device} cannot be used: {str(error).splitlines()[0]}") from None
 
 
 if __name__ == "__main__":

@@ -23,9 +23,8 @@ from torch.utils.data import DataLoader
 from benchmarks import measure, plain, stores
 from benchmarks.report import report
 from benchmarks.stages import Built, build_stages
-from play import check_device
 from tinyworlds import World
-from tinyworlds.command import build, command
+from tinyworlds.command import build, check_device, command
 from tinyworlds.data.clips import normalize
 from tinyworlds.data.settings import check_whole
 from tinyworlds.media import replacing
@@ -149,6 +148,7 @@ class Bench:
             path = Path(folder, "film.h5")
             stores.write_film(path, frames=self.config.store_frames, frame_size=self.frame_size)
             data = stores.data_module(path, clip_length=CLIP_FRAMES, batch_size=batch_size, workers=WORKERS)
+            data.setup()
             ours = data.train_dataloader()
             theirs = DataLoader(
                 plain.Clips(path, CLIP_FRAMES),

@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import matplotlib as mpl
 import torch
-from hydra import initialize_config_dir
 
 from benchmarks import measure, stores
 from benchmarks.bench import cached_loss, training_step
@@ -66,16 +65,15 @@ class Curve(NamedTuple):
 def model_step(setting: dict[str, int]) -> float:
     """Median seconds of a training step of the dynamics of this size."""
     side = PATCH_SIZE * math.isqrt(setting["P"])
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        built = build_stages(
-            ["experiment=reference"],
-            frame_size=(side, side),
-            clip_length=setting["T"],
-            stage_options={
-                "video_tokenizer": [f"stage.latent_dim={round(math.log(setting['V'], NUM_BINS))}"],
-                "dynamics": [f"stage.num_blocks={setting['blocks']}"],
-            },
-        )
+    built = build_stages(
+        ["experiment=reference"],
+        frame_size=(side, side),
+        clip_length=setting["T"],
+        stage_options={
+            "video_tokenizer": [f"stage.latent_dim={round(math.log(setting['V'], NUM_BINS))}"],
+            "dynamics": [f"stage.num_blocks={setting['blocks']}"],
+        },
+    )
     stage, config = built["dynamics"]
     assert isinstance(stage, Dynamics)
     tokens = torch.randint(setting["V"], (setting["batch"], setting["T"], setting["P"]))

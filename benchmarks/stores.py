@@ -6,11 +6,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from benchmarks.stages import compose_train
+from tinyworlds.command import build
 from tinyworlds.data.datamodules import ClipDataModule
-from tinyworlds.data.store import CHUNK_FRAMES, COMPRESSION, StoreWriter
+from tinyworlds.data.store import StoreWriter
 
 EPISODE = 200  # frames
-VAL_FRACTION = 0.1
 
 
 def write_film(path: Path, *, frames: int, frame_size: tuple[int, int]) -> None:
@@ -30,38 +31,35 @@ def write_film(path: Path, *, frames: int, frame_size: tuple[int, int]) -> None:
 
 
 def write_sparse(path: Path, *, frames: int, frame_size: tuple[int, int]) -> None:
-    """A store of so many black frames that takes no room on disk: none of its chunks is ever written."""
-    with h5py.File(path, "w") as file:
-        file.create_dataset(
-            "frames",
-            shape=(frames, *frame_size, 3),
-            chunks=(CHUNK_FRAMES, *frame_size, 3),
-            dtype=np.uint8,
-            compression=COMPRESSION,
-        )
+    """A store of so many frames, laid out as ours are, that takes next to no room on disk: no frame is written."""
+    write_film(path, frames=1, frame_size=frame_size)
+    with h5py.File(path, "r+") as file:
+        layout = file["frames"].id.get_create_plist()
+        kind, space = file["frames"].id.get_type(), file["frames"].id.get_space()
+        space.set_extent_simple((frames, *frame_size, 3), (h5py.h5s.UNLIMITED, *frame_size, 3))
+        if layout.get_nfilters() == 0:  # chunks have a known size, so that their places can be told beforehand
+            layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+            layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        del file["frames"], file["episode_starts"]
+        h5py.h5d.create(file.id, b"frames", kind, space, layout)
         file["episode_starts"] = np.arange(0, frames, EPISODE)
 
 
 def data_module(path: Path, *, clip_length: int, batch_size: int, workers: int) -> ClipDataModule:
-    """Clips of a store, ready to be read."""
-    data = ClipDataModule(
-        name="bench",
-        path=str(path),
-        clip_length=clip_length,
-        clip_stride=1,
-        batch_size=batch_size,
-        num_workers=workers,
-        val_fraction=VAL_FRACTION,
-        seed=0,
+    """Clips of a store, to be set up."""
+    options = {"path": f"'{path}'", "clip_length": clip_length, "batch_size": batch_size, "num_workers": workers}
+    config = compose_train(
+        ["stage=video_tokenizer", "data=video", *(f"data.{name}={value}" for name, value in options.items())]
     )
-    data.setup()
+    data: ClipDataModule = build(config.data)
     return data
 
 
 def open_and_read(path: Path, *, clip_length: int, batch_size: int) -> tuple[float, float]:
     """Seconds to open a store and split it, and from there to the first shuffled batch, read in this process."""
-    begun = time.perf_counter()
     data = data_module(path, clip_length=clip_length, batch_size=batch_size, workers=0)
+    begun = time.perf_counter()
+    data.setup()
     opened = time.perf_counter()
     next(iter(data.train_dataloader()))
     return opened - begun, time.perf_counter() - opened

@@ -65,6 +65,19 @@ def build(node: DictConfig, **arguments: Any) -> Any:
         raise cause from None
 
 
+def check_device(device: str) -> None:
+    """
+    Raises:
+        ValueError: torch has no such device here.
+    """
+    import torch  # commands that compute nothing have no need of it
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device={device} cannot be used: {str(error).splitlines()[0]}") from None
+
+
 TYPES: dict[type, tuple[tuple[type, ...], str]] = {
     int: ((int,), "a whole number"),
     float: ((int, float), "a number"),

@@ -6,14 +6,12 @@ import numpy as np
 import pytest
 import torch
 from einops import rearrange
-from hydra import initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import plain, stores
 from benchmarks.stages import build_stages
 from tinyworlds import World
-from tinyworlds.command import CONF
 from tinyworlds.data.clips import normalize
 from tinyworlds.maskgit import Decoding, reveal_counts
 from tinyworlds.models import STAGES, Dynamics, Stage, VideoTokenizer
@@ -25,8 +23,7 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 def stages() -> dict[str, Stage]:
     """The reference setting for frames of 16x24, all weights far enough from 0 and 1 to be told apart."""
     torch.manual_seed(0)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        built = build_stages(["experiment=reference"], frame_size=(16, 24), clip_length=5)
+    built = build_stages(["experiment=reference"], frame_size=(16, 24), clip_length=5)
     with torch.no_grad():
         for parameter in (p for made in built.values() for p in made.stage.parameters()):
             parameter += 0.2 * torch.randn_like(parameter)
@@ -130,6 +127,7 @@ def test_clips_are_the_same(tmp_path: Path):
     path = tmp_path / "film.h5"
     stores.write_film(path, frames=40, frame_size=(16, 24))
     data = stores.data_module(path, clip_length=4, batch_size=8, workers=0)
+    data.setup()
     theirs = plain.Clips(path, 4)
     assert len(theirs) == 37
     index = len(data.train_clips) - 1
