@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tinyworlds import pretrained
 from tinyworlds.data.clips import normalize
+from tinyworlds.data.settings import check_device
 from tinyworlds.maskgit import Decoding
 from tinyworlds.models import Dynamics
 from tinyworlds.models.stage import as_pictures
@@ -46,6 +47,8 @@ class World:
         device: str | torch.device = "cpu",
     ) -> None:
         dynamics.check_horizon(horizon)
+        if torch.device(device).type == "cuda":
+            torch.set_float32_matmul_precision("high")  # TF32
         self.dynamics = dynamics.to(device).eval()
         self.horizon = horizon
         self.seed = seed
@@ -77,10 +80,7 @@ class World:
             FileNotFoundError: there is none, or it cannot be downloaded.
             ValueError: it is something else, or torch has no such device here.
         """
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"device={device} cannot be used: {str(error).splitlines()[0]}") from None
+        check_device(device)
         dynamics, folder = pretrained.open_world(path)
         world = cls(dynamics, horizon=horizon, seed=seed, steps=steps, temperature=temperature, device=device)
         world.folder = folder
