@@ -43,6 +43,7 @@ def load_stage(path: str | Path, kind: type[AnyStage]) -> AnyStage:
         model.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
         raise ValueError(f"{path} was made by another version of TinyWorlds: {error}") from None
+    model.loaded_from = path
     return model.eval()
 
 
