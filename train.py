@@ -110,7 +110,7 @@ def build_stage(config: DictConfig, stage: str, data: ClipDataModule) -> Stage:
     if stage != "dynamics":
         return build(config.stage, **known)
     for kind in (VideoTokenizer, ActionTokenizer):  # so that the run's config.yaml says which
-        config[kind.name] = str(config[kind.name] or newest(config.runs_dir, data.name, kind.name))
+        config[kind.name] = str(config[kind.name] or newest(config.runs_dir, str(data.name), kind.name))
     tokenizers = load_tokenizers(
         video_tokenizer=config.video_tokenizer,
         action_tokenizer=config.action_tokenizer,
