@@ -15,7 +15,15 @@ from tinyworlds.data.store import CHUNK_FRAMES, FrameStore
 from .conftest import numbered_frames
 
 PUBLIC = "AlmondGod/tinyworlds"
-OPTIONS = {"clip_length": 4, "clip_stride": 1, "batch_size": 2, "num_workers": 0, "val_fraction": 0.2, "seed": 0}
+OPTIONS = {
+    "clip_length": 4,
+    "clip_stride": 1,
+    "batch_size": 2,
+    "num_workers": 0,
+    "cache_tokens": False,
+    "val_fraction": 0.2,
+    "seed": 0,
+}
 
 
 def public_file(path: Path, count: int = 50, size: int = 32) -> Path:
