@@ -5,6 +5,7 @@ PYTHON ?= python3
 TORCH ?= $(PINNED_TORCH)
 TORCH_INDEX ?=
 GAME ?= pong
+device ?= cpu
 
 PINNED_TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 CHOICE := $(strip $(PYTHON) $(TORCH) $(TORCH_INDEX))
@@ -15,14 +16,15 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 ENV := .venv/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help env data world play test test-slow lint bench tensorboard clean
+.PHONY: help env data world play evaluate test test-slow lint bench tensorboard clean
 
 help: ## show this list
 	@echo "TinyWorlds: world models learned from plain video"
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 	@echo
-	@echo "  GAME=vizdoom            another game for data, world and play; pong is Atari Pong"
+	@echo "  GAME=vizdoom            another game for data, world, play, evaluate; pong is Atari Pong"
+	@echo "  device=cuda             where make bench measures"
 	@echo "  PYTHON=python3.12       another Python, 3.11 to 3.13"
 	@echo "  TORCH_INDEX=https://download.pytorch.org/whl/cpu     another torch build: cpu, cu126, ..."
 	@echo "  TORCH=torch==2.12.0     another torch version"
@@ -40,6 +42,9 @@ world: $(ENV) ## from nothing to a world of GAME: record, train three modules, i
 play: $(ENV) ## play the newest world of GAME
 	$(PY) play.py dataset=$(DATA)
 
+evaluate: $(ENV) ## measure the newest world of GAME
+	$(PY) -m tinyworlds.evaluate dataset=$(DATA)
+
 test: $(ENV) ## run the tests, in less than five minutes
 	$(PY) -m pytest
 
@@ -51,8 +56,8 @@ lint: $(ENV) ## check style and types
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
 
-bench: $(ENV) ## time a training step of each stage, and playing
-	$(PY) benchmarks/steps.py
+bench: $(ENV) ## time ours against plain versions, in eight minutes: docs/performance.md
+	$(PY) -m benchmarks.bench device=$(device)
 
 tensorboard: $(ENV) ## show the training runs in the browser
 	$(PY) -m tensorboard.main --logdir runs

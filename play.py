@@ -5,7 +5,6 @@ import re
 import sys
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig, ListConfig
 
 from tinyworlds.checkpoints import newest
@@ -15,8 +14,6 @@ from tinyworlds.media import replacing, save_gif, save_mp4, save_png
 from tinyworlds.play import rollout
 from tinyworlds.pretrained import beside
 from tinyworlds.world import World
-
-FPS = 10  # where the store does not say
 
 
 @command("play")
@@ -30,7 +27,6 @@ def main(config: DictConfig) -> None:
         check_whole("steps", config.steps, at_least=1)
     if config.temperature is not None:
         check_number("temperature", config.temperature, at_least=0)
-    check_device(config.device)
     ckpt = config.ckpt or newest(config.runs_dir, config.dataset, "dynamics")
     world = World.load(
         ckpt,
@@ -40,12 +36,14 @@ def main(config: DictConfig) -> None:
         temperature=config.temperature,
         device=config.device,
     )
+    if config.compile:
+        world.dynamics.compile_parts()
     print(f"world: {ckpt} · {world.n_actions} actions · sees {world.context_length} frames", flush=True)
     out = Path(config.out or beside(ckpt, runs_dir=config.runs_dir) / "play")
     data = rollout.held_out(world, store=config.store)
     prompt = config.prompt or world.context_length
     check_whole("prompt", prompt, at_least=1)
-    fps = data.fps or FPS
+    fps = data.fps or rollout.FPS
 
     clip = data.held_out_clips(count=1, length=prompt + config.frames, seed=config.seed)[0]
     wanted = list(config.actions) if isinstance(config.actions, ListConfig) else config.actions
@@ -57,8 +55,9 @@ def main(config: DictConfig) -> None:
     save_png(out / "rollout.png", rollout.strip(clip, imagined, prompt=prompt))
 
     films = rollout.each_action(world, clip[:prompt], steps=config.frames)
-    save_gif(out / "actions.gif", rollout.actions_film(films), fps)
-    save_png(out / "actions.png", rollout.actions_strip(films))
+    labels = rollout.action_labels([None] * world.n_actions)
+    save_gif(out / "actions.gif", rollout.actions_film(films, columns=labels), fps)
+    save_png(out / "actions.png", rollout.actions_strip(films, rows=labels))
 
     clips = data.held_out_clips(count=config.clips, length=world.context_length, seed=config.seed)
     quality = rollout.next_frame_quality(world, clips)
@@ -70,14 +69,6 @@ def main(config: DictConfig) -> None:
         f"{quality['psnr_moving']:.2f} and {quality['copy_psnr_moving']:.2f} dB"
     )
     print(f"wrote {', '.join(sorted(path.name for path in out.iterdir()))} to {out}")
-
-
-def check_device(device: str) -> None:
-    """Refuse a device that torch does not have here."""
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device={device} cannot be used: {str(error).splitlines()[0]}") from None
 
 
 if __name__ == "__main__":

@@ -16,11 +16,11 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 
-from tinyworlds.checkpoints import load_tokenizers, write_result
+from tinyworlds.checkpoints import load_tokenizers, newest, write_result
 from tinyworlds.command import build, command
 from tinyworlds.data.datamodules import ClipDataModule
 from tinyworlds.data.settings import check_whole
-from tinyworlds.models import STAGES, Stage
+from tinyworlds.models import STAGES, ActionTokenizer, Stage, VideoTokenizer
 from tinyworlds.models.description import check_limits
 from tinyworlds.models.stage import METRIC
 from tinyworlds.optim import Optimization
@@ -80,6 +80,9 @@ def train(config: DictConfig, stage: str) -> tuple[Path, float]:
     model.optimization = Optimization(build(config.optimizer), build(config.lr_schedule))
     model.optimization.lr_schedule(model.optimization.optimizer(model.parameters()), total_steps=1)
 
+    if config.compile:
+        model.compile_parts()
+
     run_dir = Path(config.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, run_dir / "config.yaml", resolve=True)
@@ -90,9 +93,15 @@ def train(config: DictConfig, stage: str) -> tuple[Path, float]:
     if not isinstance(saved, ModelCheckpoint) or saved.best_model_score is None:
         raise ValueError(f"{stage} ended before its first validation, so nothing was kept: lower validations or steps")
     best, loss = run_dir / Path(saved.best_model_path).name, float(saved.best_model_score)
-    command_line = shlex.join(["python", "train.py", *HydraConfig.get().overrides.task])
-    seconds = time.monotonic() - began
-    write_result(run_dir, stage=stage, checkpoint=best, metric=loss, seconds=seconds, command=command_line)
+    write_result(
+        run_dir,
+        stage=stage,
+        checkpoint=best,
+        metric=loss,
+        seconds=time.monotonic() - began,
+        command=shlex.join(["python", "train.py", *HydraConfig.get().overrides.task]),
+        tokenizers=[config.video_tokenizer, config.action_tokenizer] if stage == "dynamics" else [],
+    )
     print(f"{stage}: {METRIC} {loss:.4g}, {best}", flush=True)
     return best, loss
 
@@ -102,6 +111,8 @@ def build_stage(config: DictConfig, stage: str, data: ClipDataModule) -> Stage:
     known: dict[str, Any] = {"frame_size": data.frame_size, "dataset": data.description}
     if stage != "dynamics":
         return build(config.stage, **known)
+    for kind in (VideoTokenizer, ActionTokenizer):  # so that the run's config.yaml says which
+        config[kind.name] = str(config[kind.name] or newest(config.runs_dir, config.data.name, kind.name))
     tokenizers = load_tokenizers(
         video_tokenizer=config.video_tokenizer,
         action_tokenizer=config.action_tokenizer,
@@ -130,8 +141,10 @@ def build_trainer(config: DictConfig) -> lightning.Trainer:
             raise ValueError(f"trainer.{key} is not to be chosen: run_dir and validations decide it")
     if not config.trainer.limit_val_batches:
         raise ValueError("trainer.limit_val_batches=0: without validation no checkpoint would be kept")
+    gpu = torch.cuda.is_available() and config.trainer.accelerator != "cpu"
+    if gpu:
+        torch.set_float32_matmul_precision("high")  # TF32
     if config.trainer.precision == "auto":
-        gpu = torch.cuda.is_available() and config.trainer.accelerator != "cpu"
         options["precision"] = "bf16-mixed" if gpu and torch.cuda.is_bf16_supported() else "32-true"
     callbacks = [build(node) for node in config.callbacks.values()]
     try:

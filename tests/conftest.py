@@ -61,7 +61,7 @@ def video_tokenizer() -> VideoTokenizer:
     """Random weights, frames of 16x24, patches of 8, a vocabulary of 27."""
     tokenizer = VideoTokenizer(
         frame_size=(16, 24),
-        dataset=DATASET,
+        dataset=dict(DATASET),
         patch_size=8,
         num_blocks=1,
         latent_dim=3,
@@ -80,7 +80,7 @@ def action_tokenizer() -> ActionTokenizer:
     """Random weights, the motion codec, four actions."""
     tokenizer = ActionTokenizer(
         frame_size=(16, 24),
-        dataset=DATASET,
+        dataset=dict(DATASET),
         n_actions=4,
         num_bins=2,
         shrink=1,
@@ -101,7 +101,7 @@ def dynamics(video_tokenizer: VideoTokenizer, action_tokenizer: ActionTokenizer)
     model = Dynamics(
         video_tokenizer=video_tokenizer,
         action_tokenizer=action_tokenizer,
-        dataset=DATASET,
+        dataset=dict(DATASET),
         num_blocks=2,
         feed_forward={"name": "swiglu"},
         masking="clean_context",

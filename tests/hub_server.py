@@ -113,11 +113,11 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def _repo(self, kind: str | None, name: str) -> Repo | None:
-        """The repository, where there is one that the client may see; else it is told so."""
+    def _repo(self, kind: str | None, name: str, *, write: bool = False) -> Repo | None:
+        """The repository, where there is one that the client may read, or `write`; else it is told so."""
         repo = self.hub.repos.get(f"{kind or 'models'}/{name}")
         logged_in = self.headers.get("Authorization") == f"Bearer {self.hub.token}"
-        if repo is None or (repo.private and not logged_in):
+        if repo is None or ((repo.private or write) and not logged_in):
             self._send(404 if logged_in else 401, X_Error_Code="RepoNotFound")
             return None
         if repo.gated:
@@ -185,7 +185,7 @@ class Handler(BaseHTTPRequestHandler):
         self._send(200, {"errors": [], "warnings": []})
 
     def preupload(self, kind: str, name: str) -> None:
-        if self._repo(kind, name) is not None:
+        if self._repo(kind, name, write=True) is not None:
             paths = [file["path"] for file in json.loads(self.body)["files"]]
             modes = {path: "lfs" if path.endswith(LARGE) else "regular" for path in paths}
             self._send(
@@ -205,7 +205,7 @@ class Handler(BaseHTTPRequestHandler):
         self._send(200 if right else 400)
 
     def commit(self, kind: str, name: str) -> None:
-        if (repo := self._repo(kind, name)) is None:
+        if (repo := self._repo(kind, name, write=True)) is None:
             return
         for line in self.body.splitlines():
             item = json.loads(line)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tinyworlds import World
-from tinyworlds.checkpoints import load_stage, newest, save_stage, write_result
+from tinyworlds.checkpoints import load_stage, newest, save_stage, training_seconds, write_result
 from tinyworlds.models import Dynamics, Stage, VideoTokenizer
 
 
@@ -93,8 +93,25 @@ def test_the_newest_finished_run_is_found_by_its_name(tmp_path):
         "checkpoint": "best.ckpt",
         "val/loss": 0.5,
         "seconds": 1.2,
+        "seconds_in_all": 1.2,
         "command": "python train.py",
     }
+
+
+def test_the_time_of_a_world_is_that_of_all_its_stages(tmp_path):
+    def finish(stage: str, seconds: float, *tokenizers: Path) -> Path:
+        best = tmp_path / stage / "best.ckpt"
+        best.parent.mkdir(exist_ok=True)
+        known = {"command": "python train.py", "tokenizers": tokenizers}
+        write_result(best.parent, stage=stage, checkpoint=best, metric=0, seconds=seconds, **known)
+        return best
+
+    tokenizers = finish("video_tokenizer", 100), finish("action_tokenizer", 20)
+    assert training_seconds(finish("dynamics", 3, *tokenizers).parent) == (123, "")
+    seconds, reason = training_seconds(finish("dynamics", 3, tokenizers[0], tmp_path / "from elsewhere.ckpt").parent)
+    assert seconds is None
+    assert "how long the tokenizers were trained" in reason
+    assert training_seconds(tmp_path / "lost")[0] is None
 
 
 def test_without_a_finished_run_the_command_is_named(tmp_path):

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyworlds.metrics import CodeUsage, MovingPSNR, moving, moving_since_last, pixel_loss, psnr
+from tinyworlds.metrics import CodeUsage, MovingPSNR, frame_quality, moving, moving_since_last, pixel_loss, psnr
 
 
 def test_psnr_of_known_errors():
@@ -49,6 +49,17 @@ def test_moving_psnr_is_that_of_all_moving_pixels_of_all_batches():
     for part in (slice(0, 2), slice(2, 3), slice(3, 6)):
         metric.update(predicted[part], frames[part], moved[part])
     torch.testing.assert_close(metric.compute(), psnr(predicted, frames, moved))
+
+
+def test_the_quality_of_a_copy_is_that_of_what_is_copied():
+    imagined, copied, true, before = torch.rand(4, 3, 3, 4, 4) * 2 - 1
+    found = frame_quality(imagined, copied=copied, true=true, before=before)
+    other = frame_quality(copied, copied=imagined, true=true, before=before)
+    assert found["psnr"] == other["copy_psnr"] == pytest.approx(float(psnr(imagined, true)))
+    moved = moving(true, before)
+    assert found["psnr_moving"] == other["copy_psnr_moving"] == pytest.approx(float(psnr(imagined, true, moved)))
+    still = frame_quality(imagined, copied=copied, true=true, before=true)
+    assert still["psnr_moving"] is still["copy_psnr_moving"] is None
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=50))

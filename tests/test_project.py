@@ -83,7 +83,9 @@ def test_help_is_the_default_and_names_every_target():
     assert shown == make("help").stdout
 
 
-@pytest.mark.parametrize("target", ["data", "world", "play", "test", "test-slow", "lint", "bench", "tensorboard"])
+@pytest.mark.parametrize(
+    "target", ["data", "world", "play", "evaluate", "test", "test-slow", "lint", "bench", "tensorboard"]
+)
 def test_every_target_brings_its_own_environment(bare: Path, target):
     recipe = make("-n", target, folder=bare).stdout
     assert "-m venv --clear .venv" in recipe

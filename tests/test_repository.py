@@ -230,11 +230,12 @@ def test_nothing_is_published_that_was_to_be_private(hub, monkeypatch):
     assert set(hub.repos["datasets/someone/game"].files) == set(FILES)
 
 
+@pytest.mark.parametrize("private", [False, True])
 @pytest.mark.parametrize(("token", "repo"), [(None, "me/new"), ("hf_wrong", "me/new"), (None, "someone/game")])
-def test_an_upload_takes_a_login(hub, monkeypatch, token, repo):
+def test_an_upload_takes_a_login(hub, monkeypatch, token, repo, private):
     if token:
         monkeypatch.setenv("HF_TOKEN", token)
-    hub.repos["datasets/someone/game"].private = True
+    hub.repos["datasets/someone/game"].private = private
     with pytest.raises(ValueError, match="takes a login: log in with `hf auth login`"):
-        upload(repo, {"a.txt": b"a"}, kind="dataset", private=False, message="")
-    assert set(hub.repos) == {"datasets/someone/game"}
+        upload(repo, {"a.txt": b"a"}, kind="dataset", private=False, message="A file")
+    assert {name: set(repo.files) for name, repo in hub.repos.items()} == {"datasets/someone/game": set(FILES)}

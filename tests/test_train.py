@@ -48,6 +48,7 @@ def test_the_three_stages_leave_a_world_and_what_was_seen_of_them(trained, entry
     for stage, folder in runs.items():
         result = json.loads((folder / "result.json").read_text())
         assert result["stage"] == stage
+        assert result["command"].startswith("python train.py data=video data.path=")
         assert (folder / result["checkpoint"]).is_file()
         assert (folder / "last.ckpt").is_file()
         assert OmegaConf.load(folder / "config.yaml").stage._target_.startswith("tinyworlds.models.")
@@ -57,6 +58,10 @@ def test_the_three_stages_leave_a_world_and_what_was_seen_of_them(trained, entry
     assert EventAccumulator(str(runs["action_tokenizer"])).Reload().Tags()["histograms"] == ["val/actions"]
     assert set(EventAccumulator(str(runs["dynamics"])).Reload().Tags()["images"]) == {"prediction", "masked", "rollout"}
     assert f"video_tokenizer: {runs['video_tokenizer'].relative_to(Path.cwd())}/best.ckpt" in capsys.readouterr().out
+
+    seconds = {stage: json.loads((folder / "result.json").read_text()) for stage, folder in runs.items()}
+    total = sum(result["seconds"] for result in seconds.values())
+    assert seconds["dynamics"]["seconds_in_all"] == pytest.approx(total, abs=0.2)
 
     world = World.load(runs["dynamics"] / "best.ckpt")
     for kind, part in (

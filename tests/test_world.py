@@ -89,6 +89,7 @@ def test_inferred_actions_are_those_between_neighbours(dynamics, prompts):
     world = World(dynamics)
     inferred = world.infer(prompts[0])
     assert [int(world.infer(prompts[0, t : t + 2])[0]) for t in range(4)] == inferred.tolist()
+    assert np.array_equal(world.infer(prompts), [inferred, world.infer(prompts[1])])
 
 
 @pytest.mark.parametrize("action", [-1, 4, 1.5, [0, 1], "up"])

@@ -1,7 +1,7 @@
 """Trained stages on disk: reading their checkpoints, and finding the newest finished run."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,17 +87,41 @@ def load_tokenizers(
     return Tokenizers(load(video_tokenizer, VideoTokenizer), load(action_tokenizer, ActionTokenizer))
 
 
-def write_result(folder: Path, *, stage: str, checkpoint: Path, metric: float, seconds: float, command: str) -> None:
-    """Mark the run in `folder` as finished; `metric` is the validation loss of its best `checkpoint` there."""
+def write_result(
+    folder: Path,
+    *,
+    stage: str,
+    checkpoint: Path,
+    metric: float,
+    seconds: float,
+    command: str,
+    tokenizers: Sequence[str | Path] = (),
+) -> None:
+    """Mark the run in `folder` as finished; `metric` is the validation loss of its best `checkpoint` there.
+
+    `seconds` is what the run took; ``seconds_in_all`` adds what the runs of the `tokenizers` took that it is
+    built on, and is None where one of these does not say.
+    """
+    parts = [seconds, *(training_seconds(Path(path).parent)[0] for path in tokenizers)]
     result = {
         "stage": stage,
         "checkpoint": checkpoint.name,
         METRIC: metric,
         "seconds": round(seconds, 1),
+        "seconds_in_all": None if None in parts else round(sum(part for part in parts if part is not None), 1),
         "command": command,
     }
     with replacing(folder / RESULT) as unfinished:
         unfinished.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def training_seconds(folder: Path) -> tuple[float | None, str]:
+    """What the run in `folder` took, with the tokenizers it is built on; None where that is not known, and why."""
+    path = folder / RESULT
+    if not path.is_file():
+        return None, f"there is no {path}, which a finished run leaves beside its checkpoint"
+    seconds = json.loads(path.read_text()).get("seconds_in_all")
+    return seconds, "" if seconds is not None else f"{path} does not know how long the tokenizers were trained"
 
 
 def newest(runs_dir: str | Path, dataset: str, stage: str) -> Path:

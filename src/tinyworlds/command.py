@@ -22,7 +22,7 @@ CONF = PACKAGE.parents[1] / "conf"
 def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
     """Make a function of a composed config the command line of ``conf/<config_name>.yaml``.
 
-    A `ValueError` or `FileNotFoundError` raised by this package ends the process with exit code 1 and
+    A `ValueError` or `FileNotFoundError` raised by this package or its scripts ends the process with exit code 1 and
     its sentence on standard error; any other exception is a bug and keeps its traceback, as do all of
     them when ``HYDRA_FULL_ERROR=1``.
     """
@@ -84,4 +84,4 @@ def _is_the_users(error: BaseException) -> bool:
     if trace is None:
         return False
     file = Path(trace.tb_frame.f_code.co_filename).resolve()
-    return file.is_relative_to(PACKAGE) or file.parent == CONF.parent
+    return file.is_relative_to(PACKAGE) or file.parent in (CONF.parent, CONF.parent / "benchmarks")

@@ -70,10 +70,11 @@ def download_dataset(name: str, folder: Path) -> Path:
     """The store of a public dataset, or of one that was shared as ``user/name``, written to `folder`."""
     if "/" in name:
         return fetch_shared(name, folder)
-    try:
-        data = build(compose("prepare", [f"data={name}", f"data_dir='{folder}'"]).data)
-    except HydraException:
-        data = None
+    data = None
+    with contextlib.suppress(HydraException):
+        config = compose("prepare", [f"data={name}"])
+        config.data_dir = str(folder)
+        data = build(config.data) if name != "video" else None  # that one needs a path
     if not isinstance(data, PublicStore):
         public = ", ".join(sorted(re.sub(r"_frames.h5$", "", kind.file) for kind in PublicStore.__subclasses__()))
         raise ValueError(f"dataset={name}: give one of {public}, or user/name")

@@ -53,6 +53,28 @@ def psnr(
     return 10 * torch.log10(4 / mean.clamp_min(4e-10))
 
 
+def frame_quality(
+    imagined: Float[Tensor, "N C H W"],
+    *,
+    copied: Float[Tensor, "N C H W"],
+    true: Float[Tensor, "N C H W"],
+    before: Float[Tensor, "N C H W"],
+) -> dict[str, float | None]:
+    """PSNR (dB) of imagined frames and of `copied` ones in their place, of the mean squared error over all frames.
+
+    ``psnr`` and ``copy_psnr``; ``psnr_moving`` and ``copy_psnr_moving`` over the pixels alone that moved since
+    the true frame `before`, None where none did.
+    """
+    moved = moving(true, before)
+    every = {
+        "psnr": psnr(imagined, true),
+        "copy_psnr": psnr(copied, true),
+        "psnr_moving": psnr(imagined, true, moved),
+        "copy_psnr_moving": psnr(copied, true, moved),
+    }
+    return {name: float(value) if value.isfinite() else None for name, value in every.items()}
+
+
 class MovingPSNR(Metric):
     """`psnr` of all the pixels that moved, over batches; NaN where none did."""
 
@@ -96,5 +118,9 @@ class CodeUsage(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """`used`, at most V, and `perplexity`, in 1 … V."""
-        share = self.counts / self.counts.sum()
-        return {"used": (share > 0).sum().float(), "perplexity": torch.special.entr(share).sum().exp()}
+        return {"used": (self.counts > 0).sum().float(), "perplexity": perplexity(self.counts)}
+
+
+def perplexity(counts: Int64[Tensor, " V"]) -> Float[Tensor, ""]:
+    """Exponential of the entropy of the use of codes, in 1 … V: as many codes, all used alike, are as uncertain."""
+    return torch.special.entr(counts / counts.sum()).sum().exp()

@@ -71,16 +71,22 @@ def _python(repo: str) -> str:
 
 def _actions(dynamics: Dynamics, metrics: Mapping[str, Any] | None) -> Iterator[str]:
     count = dynamics.action_tokenizer.n_actions
-    names = (metrics or {}).get("actions", {}).get("names")
+    names = dict(_values(metrics or {})).get("actions.names")
     if not isinstance(names, list) or len(names) != count:
         yield f"Numbered 0 to {count - 1}; what they mean was not measured.\n"
         return
     yield "What each code was found to stand for, against the true buttons of held-out play:\n"
-    yield "| code | action |\n|---|---|\n" + "".join(f"| {code} | {_cell(name)} |\n" for code, name in enumerate(names))
+    yield "| code | action |\n|---|---|\n" + "".join(
+        f"| {code} | {_cell(name or 'hardly used')} |\n" for code, name in enumerate(names)
+    )
 
 
 def _evaluation(metrics: Mapping[str, Any] | None) -> Iterator[str]:
-    figures = dict(_figures(metrics or {}))
+    figures = {
+        name: value
+        for name, value in _values(metrics or {})
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
     if not figures:
         yield "It was not evaluated.\n"
         return
@@ -88,12 +94,12 @@ def _evaluation(metrics: Mapping[str, Any] | None) -> Iterator[str]:
     yield "| metric | |\n|---|---|\n" + "".join(f"| `{name}` | {value:.4g} |\n" for name, value in figures.items())
 
 
-def _figures(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """The numbers of a nested mapping, named as in ``actions.nmi``."""
+def _values(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """What is in a nested mapping, named as in ``actions.nmi``."""
     for key, value in metrics.items():
         if isinstance(value, Mapping):
-            yield from _figures(value, f"{prefix}{key}.")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield from _values(value, f"{prefix}{key}.")
+        else:
             yield prefix + key, value
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tinyworlds import pretrained
 from tinyworlds.data.clips import normalize
+from tinyworlds.data.settings import check_device
 from tinyworlds.maskgit import Decoding
 from tinyworlds.models import Dynamics
 from tinyworlds.models.stage import as_pictures
@@ -46,6 +47,8 @@ class World:
         device: str | torch.device = "cpu",
     ) -> None:
         dynamics.check_horizon(horizon)
+        if torch.device(device).type == "cuda":
+            torch.set_float32_matmul_precision("high")  # TF32
         self.dynamics = dynamics.to(device).eval()
         self.horizon = horizon
         self.seed = seed
@@ -75,8 +78,9 @@ class World:
 
         Raises:
             FileNotFoundError: there is none, or it cannot be downloaded.
-            ValueError: it is something else.
+            ValueError: it is something else, or torch has no such device here.
         """
+        check_device(device)
         dynamics, folder = pretrained.open_world(path)
         world = cls(dynamics, horizon=horizon, seed=seed, steps=steps, temperature=temperature, device=device)
         world.folder = folder
@@ -177,16 +181,17 @@ class World:
         return frames if self.horizon > 1 else frames[..., 0, :, :, :]
 
     @torch.inference_mode()
-    def infer(self, frames: UInt8[np.ndarray, "T H W 3"]) -> Int64[np.ndarray, " T-1"]:
-        """The actions that the action tokenizer reads between the frames of a film."""
+    def infer(self, frames: UInt8[np.ndarray, "*batch T H W 3"]) -> Int64[np.ndarray, "*batch T-1"]:
+        """The actions that the action tokenizer reads between the frames of a film, or of a batch of films."""
         tokenizer = self.dynamics.action_tokenizer
         length = tokenizer.dataset["clip_length"]
-        windows = (frames[start : start + length] for start in range(0, len(frames) - 1, length - 1))
+        films = torch.from_numpy(np.ascontiguousarray(frames if frames.ndim == 5 else frames[None]))
         read = [
-            tokenizer.tokenize(normalize(torch.from_numpy(np.ascontiguousarray(w))[None].to(tokenizer.device)))[0]
-            for w in windows
+            tokenizer.tokenize(normalize(films[:, start : start + length].to(tokenizer.device)))
+            for start in range(0, max(films.shape[1] - 1, 1), length - 1)
         ]
-        return torch.cat(read).cpu().numpy()
+        actions = torch.cat(read, dim=1).cpu().numpy()
+        return actions if frames.ndim == 5 else actions[0]
 
     def _check(self, action: ArrayLike) -> Int64[Tensor, "B h"]:
         assert self._tokens is not None

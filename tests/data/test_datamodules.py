@@ -11,7 +11,7 @@ from lightning import LightningModule, Trainer
 
 from tinyworlds.command import CONF, build
 from tinyworlds.data.datamodules import ClipDataModule, Video
-from tinyworlds.data.store import FrameStore
+from tinyworlds.data.store import FrameStore, StoreWriter
 
 from .conftest import WriteStore, extraction, numbered_frames, numbers_of
 
@@ -221,8 +221,9 @@ def test_a_game_is_recorded_on_first_use_and_then_kept(tmp_path: Path) -> None:
         other.setup()
 
 
-def test_a_public_file_that_is_there_is_not_downloaded(tmp_path: Path, write_store: WriteStore) -> None:
-    write_store(100, name="zelda.h5", action_names=None)
+def test_a_public_file_that_is_there_is_not_downloaded(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path / "zelda.h5", height=64, width=64, source="by hand") as writer:
+        writer.append(np.zeros((100, 64, 64, 3), np.uint8))
     data = build(configured("zelda", f"data_dir={tmp_path}"))
     data.prepare_data()
     data.setup()

@@ -62,6 +62,10 @@ def test_repeating_the_last_frame_is_scored_as_what_it_is(dynamics, clip):
     assert quality["psnr_moving"] is None
 
 
+def test_an_action_is_called_by_its_number_and_by_its_meaning_where_it_has_one():
+    assert rollout.action_labels(["up", None]) == ["action 0: up", "action 1"]
+
+
 @given(frames=st.integers(1, 40), prompt=st.integers(1, 4))
 def test_a_strip_fits_on_a_page(frames, prompt):
     clip = np.zeros((prompt + frames, 4, 4, 3), np.uint8)

@@ -101,10 +101,11 @@ class ClipDataModule(LightningDataModule):
 
     def _open(self) -> None:
         self.store = self.open_store()
-        train, val = split_spans(self.store.episode_starts, self.store.num_frames, self.val_fraction)
-        self._held_out = val
-        self.train_clips = self._clips(train, "training")
-        self.val_clips = self._clips(val, "validation")
+        self.training_spans, self.held_out_spans = split_spans(
+            self.store.episode_starts, self.store.num_frames, self.val_fraction
+        )
+        self.train_clips = self._clips(self.training_spans, "training")
+        self.val_clips = self._clips(self.held_out_spans, "validation")
 
     def open_store(self) -> FrameStore:
         return FrameStore(self.path)
@@ -148,7 +149,7 @@ class ClipDataModule(LightningDataModule):
         Raises:
             ValueError: no held-out episode is that long.
         """
-        return self.store.read_clips(spread_starts(self._held_out, count=count, length=length, seed=seed), length)
+        return self.store.read_clips(spread_starts(self.held_out_spans, count=count, length=length, seed=seed), length)
 
     def train_dataloader(self) -> DataLoader[Any]:
         order = ShuffledOrder(size=len(self.train_clips), seed=self.seed)

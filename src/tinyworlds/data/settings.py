@@ -14,6 +14,19 @@ def check_whole(name: str, value: Any, *, at_least: int) -> None:
         raise ValueError(f"{name}={value}: must be a whole number of at least {at_least}")
 
 
+def check_device(device: Any) -> None:
+    """
+    Raises:
+        ValueError: torch has no such device here.
+    """
+    import torch  # commands that compute nothing have no need of it
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device={device} cannot be used: {str(error).splitlines()[0]}") from None
+
+
 def check_number(name: str, value: Any, *, at_least: float = float("-inf"), at_most: float = float("inf")) -> None:
     """
     Raises:

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +21,12 @@ from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMe
 from tinyworlds.data.clips import to_uint8
 from tinyworlds.data.settings import check_number, check_types, check_whole
 from tinyworlds.metrics import CodeUsage
+from tinyworlds.nn.motion import MotionDecoder, MotionEncoder
+from tinyworlds.nn.patches import PatchEmbedding, PixelHead
+from tinyworlds.nn.transformer import SpaceTimeTransformer
 from tinyworlds.optim import Optimization
+
+COMPILED = (SpaceTimeTransformer, PatchEmbedding, PixelHead, MotionEncoder, MotionDecoder)
 
 METRIC = "val/loss"
 """What the best checkpoint is chosen by, and what a sweep gets to minimize."""
@@ -66,6 +73,23 @@ class Stage(L.LightningModule, ABC):
                 raise ValueError(f"{path} was trained on {option}={own[key]}, this run is on {option}={other[key]}")
         if self.frame_size != frame_size:
             raise ValueError(f"{path} was trained on frames of {self.frame_size}, this run is on {frame_size}")
+
+    def compile_parts(self) -> None:
+        """Have torch compile, at their first use, the parts that do the work, those of frozen tokenizers too.
+
+        Training, tokenizing, decoding and rendering all pass through these parts. Results are the same up to the order
+        of sums; weights keep their names.
+
+        Raises:
+            ValueError: there is no C++ compiler.
+        """
+        if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
+            raise ValueError("compile=true needs a C++ compiler such as g++, and there is none: leave it out")
+        for module in self.modules():
+            if isinstance(module, COMPILED):
+                module.compile()
+            if isinstance(module, SpaceTimeTransformer):
+                module.remember = torch.compile(module.remember)  # type: ignore[method-assign]
 
     def digest(self) -> str:
         """SHA-256 of the hyperparameters and weights: of two stages that differ, it differs."""

@@ -11,12 +11,14 @@ from jaxtyping import Int64, UInt8
 from tinyworlds.data.clips import normalize
 from tinyworlds.data.datamodules import ClipDataModule
 from tinyworlds.media import grid
-from tinyworlds.metrics import moving, psnr
+from tinyworlds.metrics import frame_quality
 from tinyworlds.progress import track
 from tinyworlds.world import World
 
 SCALE = 3
 """Screen pixels per pixel of the world."""
+FPS = 10
+"""Of films, where the store does not say."""
 SHOWN = 12
 """At most so many frames in a strip."""
 BATCH = 16
@@ -130,17 +132,22 @@ def each_action(
     return np.concatenate(frames, axis=1)[:, : steps + 1]
 
 
-def actions_strip(films: UInt8[np.ndarray, "actions T H W 3"]) -> UInt8[np.ndarray, "y x 3"]:
-    """One row per action, from the same prompt."""
+def action_labels(meanings: Sequence[str | None]) -> list[str]:
+    """``action 2: up`` of an action whose meaning is known, else ``action 2``."""
+    return [f"action {code}" + (f": {name}" if name else "") for code, name in enumerate(meanings)]
+
+
+def actions_strip(films: UInt8[np.ndarray, "actions T H W 3"], *, rows: Sequence[str]) -> UInt8[np.ndarray, "y x 3"]:
+    """One row per action, called as `rows` says, from the same prompt."""
     shown = np.linspace(0, films.shape[1] - 1, min(SHOWN, films.shape[1])).round().astype(int)
     labels = ["prompt" if frame == 0 else f"+{frame}" for frame in shown]
-    rows = [f"action {action}" for action in range(len(films))]
     return grid(films[:, shown], scale=2, labels=rows, column_labels=labels)
 
 
-def actions_film(films: UInt8[np.ndarray, "actions T H W 3"]) -> UInt8[np.ndarray, "T y x 3"]:
-    """A film with one column per action, from the same prompt."""
-    columns = [f"action {action}" for action in range(len(films))]
+def actions_film(
+    films: UInt8[np.ndarray, "actions T H W 3"], *, columns: Sequence[str]
+) -> UInt8[np.ndarray, "T y x 3"]:
+    """A film with one column per action, called as `columns` says, from the same prompt."""
     return np.stack([grid(films[None, :, t], scale=SCALE, column_labels=columns) for t in range(films.shape[1])])
 
 
@@ -152,17 +159,11 @@ def next_frame_quality(world: World, clips: UInt8[np.ndarray, "N T H W 3"]) -> d
     """
     imagined = []
     for batch in track(np.array_split(clips, max(len(clips) // BATCH, 1)), total=None, label="scoring clips, batches"):
-        actions = np.stack([world.infer(clip)[-1:] for clip in batch])
         world.reset(batch[:, :-1])
-        following = world.step(actions[:, 0])
+        following = world.step(world.infer(batch)[:, -1])
         imagined.append(following[:, 0] if world.horizon > 1 else following)
     predicted, true, before = (
         normalize(torch.from_numpy(frames)[None])[0]
         for frames in (np.concatenate(imagined), clips[:, -1].copy(), clips[:, -2].copy())
     )
-    moved = moving(true, before)
-    quality = {"psnr": psnr(predicted, true), "copy_psnr": psnr(before, true)}
-    # Where nothing moves there is nothing to score.
-    moving_quality = {"psnr_moving": psnr(predicted, true, moved), "copy_psnr_moving": psnr(before, true, moved)}
-    every = {**quality, **moving_quality}
-    return {name: float(value) if value.isfinite() else None for name, value in every.items()}
+    return frame_quality(predicted, copied=before, true=true, before=before)

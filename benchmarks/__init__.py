@@ -1,0 +1,1 @@
+"""Measurements of `tinyworlds`, and plain versions of it to measure against: ``make bench``."""

@@ -1,0 +1,77 @@
+"""Compiled parts, in a process of their own: what checks shapes in the tests can't be compiled."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tinyworlds.models.stage import COMPILED, Stage
+from tinyworlds.nn.transformer import SpaceTimeTransformer
+
+SCRIPT = """
+import sys
+import torch
+from tinyworlds.maskgit import Decoding
+from tinyworlds.models import ActionTokenizer, Dynamics, VideoTokenizer
+
+torch.manual_seed(0)
+shared = {"embed_dim": 12, "num_heads": 2, "hidden_dim": 24, "norm": "pre"}
+known = {"frame_size": (16, 16), "dataset": {"clip_length": 3}}
+video = VideoTokenizer(
+    **known, **shared, patch_size=8, num_blocks=1, latent_dim=3, num_bins=3, patches="conv", temporal=True,
+    latent_norm=False, moving_weight=0,
+)
+action = ActionTokenizer(
+    **known, n_actions=4, num_bins=2, shrink=1, encoder={"name": "motion", "width": 4, "channels": 2, "reach": 3},
+    decoder={"name": "motion", "width": 4}, latent_norm=False, usage_weight=0, variance_weight=0, variance_target=0,
+    moving_weight=0,
+)
+greedy = {"steps": 3, "schedule": "linear", "temperature": 0}
+dynamics = Dynamics(
+    video_tokenizer=video, action_tokenizer=action, dataset=known["dataset"], **shared, num_blocks=1,
+    feed_forward={"name": "swiglu"}, masking="clean_context", mask_ratio=0.5, decoding=greedy,
+)
+for parameter in dynamics.parameters():
+    torch.nn.init.normal_(parameter, std=0.3)
+frames = 2 * torch.rand(2, 3, 3, 16, 16) - 1
+
+def everything():
+    tokens, actions = dynamics.tokenize(frames)
+    following = dynamics.predict(tokens[:, :2], actions, horizon=1, decoding=Decoding(**greedy))
+    loss, _ = dynamics._masked_loss(tokens, actions, torch.Generator().manual_seed(0))
+    gradients = torch.autograd.grad(loss, [p for p in dynamics.parameters() if p.requires_grad])
+    return [tokens, actions, following, dynamics.render(following, count=1), loss, *gradients]
+
+plain = everything()
+dynamics.compile_parts()
+for one, other in zip(everything(), plain, strict=True):
+    torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+from torch._dynamo.utils import counters
+print("graphs", counters["stats"]["unique_graphs"])
+"""
+
+
+@pytest.mark.slow
+def test_compiled_parts_compute_what_they_did():
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    # The transformer remembers and continues; tokenizers embed, encode, decode and render; the motion codec encodes.
+    assert int(done.stdout.split()[-1]) >= 6
+
+
+def test_without_a_compiler_compiling_is_refused(dynamics, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(ValueError, match="compile=true needs a C"):
+        dynamics.compile_parts()
+
+
+def test_all_that_has_weights_is_compiled_or_small(dynamics):
+    """No layer of the stages does its work outside the parts that are compiled, but for heads of a matrix or two."""
+    covered = {id(part) for module in dynamics.modules() if isinstance(module, COMPILED) for part in module.modules()}
+    outside = [
+        sum(parameter.numel() for parameter in module.parameters(recurse=False))
+        for module in dynamics.modules()
+        if id(module) not in covered and not isinstance(module, Stage | SpaceTimeTransformer)
+    ]
+    assert sum(outside) < 0.1 * sum(parameter.numel() for parameter in dynamics.parameters())

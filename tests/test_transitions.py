@@ -1,0 +1,61 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tinyworlds import World, transitions
+from tinyworlds.data.clips import normalize
+from tinyworlds.data.datamodules import ClipDataModule
+from tinyworlds.metrics import moving, psnr
+from tinyworlds.models import Dynamics
+from tinyworlds.play import rollout
+from tinyworlds.transitions import held_out_transitions
+
+from .square import record
+
+
+@pytest.fixture
+def world(dynamics: Dynamics, tmp_path: Path) -> World:
+    dynamics.dataset["path"] = str(record(tmp_path / "square.h5", episodes=10, length=11))
+    return World(dynamics)
+
+
+@pytest.fixture
+def data(world: World) -> ClipDataModule:
+    return rollout.held_out(world, store=None)
+
+
+@pytest.mark.parametrize("batch", [1, 4, 99])
+def test_every_transition_within_a_held_out_episode_comes_once(world, data, monkeypatch, batch):
+    monkeypatch.setattr(transitions, "BATCH", batch)
+    seen = held_out_transitions(world, data, None)
+    within = np.concatenate([np.arange(start, stop - 1) for start, stop in data.held_out_spans])
+    lost = [t for t in within if t not in seen.before]
+    assert len(set(seen.before)) == len(seen.before)
+    assert set(seen.before) <= set(within)
+    assert len(lost) == 2  # ten transitions are three windows of three and one more, in each of two episodes
+    starts = data.held_out_spans[seen.episode, 0]
+    assert ((starts <= seen.before) & (seen.before < starts + 11)).all()
+    for before, code in zip(seen.before.tolist(), seen.codes, strict=True):
+        assert world.infer(data.store.read(before, before + 2)) == [code]
+
+
+def test_reconstructions_are_scored_frame_by_frame(world, data):
+    seen = held_out_transitions(world, data, None)
+    true, before = (normalize(torch.from_numpy(data.store.read_clips(seen.before + k, 1)))[:, 0] for k in (1, 0))
+    windows = data.store.read_clips(seen.before[::3], 4)
+    tokenizer = world.dynamics.video_tokenizer
+    with torch.inference_mode():
+        tokens = tokenizer.tokenize(normalize(torch.from_numpy(windows)))
+        rebuilt = tokenizer.detokenize(tokens)[:, 1:].flatten(0, 1)
+    assert seen.quality["psnr"] == pytest.approx(float(psnr(rebuilt, true)), abs=1e-4)
+    assert seen.quality["psnr_moving"] == pytest.approx(float(psnr(rebuilt, true, moving(true, before))), abs=1e-4)
+    assert seen.quality["used"] == len(tokens[:, 1:].unique())
+    assert -1 <= seen.quality["ssim"] < 0.9
+
+
+def test_episodes_too_short_for_the_world_are_refused(world, data):
+    data.held_out_spans = np.array([[0, 3], [11, 14]])
+    with pytest.raises(ValueError, match="no held-out episode has the 4 frames"):
+        held_out_transitions(world, data, None)
