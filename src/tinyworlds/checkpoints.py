@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tinyworlds import torch_files
+from tinyworlds.data.settings import check_number
 from tinyworlds.json_files import read_object
 from tinyworlds.media import replacing
 from tinyworlds.models import ActionTokenizer, Stage, VideoTokenizer
@@ -120,7 +121,9 @@ def training_seconds(folder: Path) -> tuple[float | None, str]:
     path = folder / RESULT
     if not path.is_file():
         return None, f"there is no {path}, which a finished run leaves beside its checkpoint"
-    seconds = json.loads(path.read_text()).get("seconds_in_all")
+    seconds = read_object(path, "result of a run").get("seconds_in_all")
+    if seconds is not None:
+        check_number(f"{path}: seconds_in_all", seconds, at_least=0)
     return seconds, "" if seconds is not None else f"{path} does not know how long the tokenizers were trained"
 
 

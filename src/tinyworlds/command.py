@@ -69,9 +69,11 @@ def build(node: DictConfig, **arguments: Any) -> Any:
 
 def _sentence(error: BaseException) -> str:
     """What went wrong; of a mistake that OmegaConf found, the key and no notes for programmers."""
-    if not isinstance(error, OmegaConfBaseException):
-        return str(error)
-    return f"{error.full_key}: {str(error).splitlines()[0]}" if error.full_key else str(error).splitlines()[0]
+    said = str(error)
+    if isinstance(error, OmegaConfBaseException):
+        said = f"{error.full_key}: {said.splitlines()[0]}" if error.full_key else said.splitlines()[0]
+    # Parts of it may come out of a foreign file, and a terminal obeys some characters.
+    return "".join(character if character.isprintable() else "?" for character in said)
 
 
 def _is_the_users(error: BaseException) -> bool:

@@ -1,11 +1,13 @@
 """Reading JSON files that may come from strangers."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 LARGEST = 10**6
 """Bytes."""
+MAX_DEPTH = 16
 
 
 def read_object(path: Path, kind: str) -> dict[str, Any]:
@@ -41,7 +43,16 @@ def parse_object(content: bytes | str) -> dict[str, Any]:
         raise ValueError("it is no text") from None
     if not isinstance(value, dict):
         raise ValueError("it is no object in braces")
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH):
+        level = [inner for part in level for inner in _inside(part)]
+    if level:
+        raise ValueError("it is nested too deeply")
     return value
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def _refuse_constant(name: str) -> float:

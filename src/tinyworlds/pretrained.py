@@ -59,12 +59,19 @@ def open_world(where: str | Path) -> Opened:
     return Opened(load_stage(path, Dynamics), path.parent)
 
 
-def beside(where: str | Path, *, runs_dir: str) -> Path:
-    """The folder where what is made of a world is written: its own, or for a world of the Hub one in `runs_dir`."""
+def beside(where: str | Path, name: str, *, runs_dir: str) -> Path:
+    """The folder `name` for what is made of a world: in its own, or for a world of the Hub in one in `runs_dir`.
+
+    Raises:
+        ValueError: it is a link, which whoever made the world may have put there.
+    """
     if str(where).startswith(HUB):
-        return Path(runs_dir, "hub", split_address(str(where))[0])
-    path = Path(where)
-    return path if path.is_dir() else path.parent
+        folder = Path(runs_dir, "hub", split_address(str(where))[0])
+    else:
+        folder = Path(where) if Path(where).is_dir() else Path(where).parent
+    if (folder / name).is_symlink():
+        raise ValueError(f"{folder / name} is a link to elsewhere: remove it, or give out=")
+    return folder / name
 
 
 def split_address(address: str) -> tuple[str, str | None]:

@@ -59,7 +59,7 @@ def check_limits(stage: Stage) -> None:
 
 
 def check_values(hyperparameters: Mapping[str, Any]) -> None:
-    """Refuse numbers so large, or nesting so deep, that even a description would take too much; and all but plain values.
+    """Refuse all but plain values, and numbers so large, or nesting so deep, that a description would take too much.
 
     Raises:
         ValueError: names the value.
