@@ -144,6 +144,6 @@ def newest(runs_dir: str | Path, dataset: str, stage: str) -> Path:
             f", or name a checkpoint with {'ckpt' if stage == 'dynamics' else stage}=PATH"
         )
     name = read_object(finished[-1], "result of a run").get("checkpoint")
-    if not isinstance(name, str) or Path(name).name != name:
+    if not isinstance(name, str) or name in ("", "..") or Path(name).name != name:
         raise ValueError(f"{finished[-1]} is no result of a run: its checkpoint is no file beside it")
     return finished[-1].parent / name

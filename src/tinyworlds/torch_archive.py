@@ -47,6 +47,8 @@ def unpack(path: Path) -> tuple[bytes, dict[str, int]]:
         if sizes["data.pkl"] > LARGEST_PICKLE:
             raise RefusedError(f"describes its tensors in more than {LARGEST_PICKLE} bytes")
         (pickle,) = (name for name in names if name.partition("/")[2] == "data.pkl")
+        if damaged := archive.testzip():  # torch does not look
+            raise RefusedError(f"is damaged in {damaged}")
         return archive.read(pickle), sizes
 
 

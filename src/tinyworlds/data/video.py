@@ -89,6 +89,8 @@ class Extraction:
         if not container.streams.video:
             raise ValueError(f"{video} has no video in it")
         stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise ValueError(f"{video} cannot be read as a video: it is in no form that FFmpeg knows")
         if stream.width * stream.height > MAX_PIXELS:
             raise ValueError(f"{video} is of {stream.height}x{stream.width} pixels, more than {MAX_PIXELS}")
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
