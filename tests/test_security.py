@@ -432,6 +432,20 @@ def test_nothing_is_written_through_a_link_in_a_worlds_folder(folder):
     assert (folder / "target").read_text() == "kept"
 
 
+def test_a_config_of_hydra_beside_a_world_is_not_read(folder, monkeypatch):
+    monkeypatch.setenv("SECRET", "hf_secret")
+    target = "{_target_: os.system, command: touch canary}"
+    for place in (folder, folder / "valid"):
+        (place / "config.yaml").write_text(f"name: ${{oc.env:SECRET}}\nstage: {target}\n")
+        (place / ".hydra").mkdir()
+        shutil.copy(place / "config.yaml", place / ".hydra" / "config.yaml")
+    for number, world in enumerate((folder / "valid.ckpt", folder / "valid")):
+        World.load(world).save_pretrained(folder / f"again{number}")
+        for written in (folder / f"again{number}").iterdir():
+            assert b"hf_secret" not in written.read_bytes()
+    assert not (folder / CANARY).exists()
+
+
 @pytest.mark.parametrize("name", ["../x.h5", "$(touch canary).h5", "-x.h5", "a\nb.h5", "..h5"])
 def test_a_store_of_an_odd_name_is_not_written(hub, tmp_path, name):
     hub.add("datasets/me/frames", {name: b"x"})

@@ -17,7 +17,7 @@ from tinyworlds.data.settings import check_number, crop_box, frame_size
 from tinyworlds.data.store import StoreWriter, check_free
 from tinyworlds.progress import track
 
-FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,asf,ogg,gif,ivf,yuv4mpegpipe,h264,hevc"
+FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,asf,ogg,gif,ivf,yuv4mpegpipe,h264,hevc,wav,mp3"
 """FFmpeg's names of what is a film in one file; others are lists of further files to read, or of devices."""
 MAX_PIXELS = 2**25
 """Of a frame: 8K."""
@@ -85,7 +85,11 @@ class Extraction:
     def _open(video: Path) -> InputContainer:
         """The video, open, unless it is something else."""
         # An absolute name cannot be taken for an address.
-        container = av.open(str(video.resolve()), options={"format_whitelist": FORMATS, "protocol_whitelist": "file"})
+        limits = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+        try:
+            container = av.open(str(video.resolve()), options=limits)
+        except av.error.ArgumentError:
+            raise ValueError(f"{video} cannot be read as a video: it is of no format that films have") from None
         if not container.streams.video:
             raise ValueError(f"{video} has no video in it")
         stream = container.streams.video[0]
