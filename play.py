@@ -39,7 +39,7 @@ def main(config: DictConfig) -> None:
     if config.compile:
         world.dynamics.compile_parts()
     print(f"world: {ckpt} · {world.n_actions} actions · sees {world.context_length} frames", flush=True)
-    out = Path(config.out or beside(ckpt, runs_dir=config.runs_dir) / "play")
+    out = Path(config.out or beside(ckpt, "play", runs_dir=config.runs_dir))
     data = rollout.held_out(world, store=config.store)
     prompt = config.prompt or world.context_length
     check_whole("prompt", prompt, at_least=1)

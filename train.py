@@ -21,6 +21,7 @@ from tinyworlds.command import build, command
 from tinyworlds.data.datamodules import ClipDataModule
 from tinyworlds.data.settings import check_whole
 from tinyworlds.models import STAGES, Stage
+from tinyworlds.models.description import check_limits
 from tinyworlds.models.stage import METRIC
 from tinyworlds.optim import Optimization
 
@@ -75,6 +76,7 @@ def train(config: DictConfig, stage: str) -> tuple[Path, float]:
     data: ClipDataModule = build(config.data)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     model = build_stage(config, stage, data)
+    check_limits(model)
     model.optimization = Optimization(build(config.optimizer), build(config.lr_schedule))
     model.optimization.lr_schedule(model.optimization.optimizer(model.parameters()), total_steps=1)
 

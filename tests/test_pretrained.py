@@ -75,7 +75,7 @@ def test_the_card_tells_what_is_known(dynamics, tmp_path):
         card = ModelCard.load(folder / "README.md")
         assert (card.data.license, card.data.library_name) == ("cc-by-4.0", "tinyworlds")
         assert "world-model" in card.data.tags
-        for part in ("| `reconstruction.psnr` | 33.25 |", "| 1 | up |", "fire\\|jump", command, "(preview.gif)"):
+        for part in ("| reconstruction.psnr | 33.25 |", "| 1 | up |", "fire\\|jump", command, "(preview.gif)"):
             assert part in card.text, part
         assert "psnr_moving" not in card.text
         assert (folder / "preview.gif").read_bytes() == (run / "play" / "actions.gif").read_bytes()
@@ -147,9 +147,9 @@ def test_an_address_that_is_none_is_refused(where):
 
 
 def test_what_is_made_of_a_world_goes_beside_it(folder, tmp_path):
-    assert beside(folder, runs_dir="runs") == folder
-    assert beside(tmp_path / "run" / "best.ckpt", runs_dir="runs") == tmp_path / "run"
-    assert beside("hf://me/world@v1", runs_dir="runs") == Path("runs/hub/me/world")
+    assert beside(folder, "play", runs_dir="runs") == folder / "play"
+    assert beside(tmp_path / "run" / "best.ckpt", "play", runs_dir="runs") == tmp_path / "run" / "play"
+    assert beside("hf://me/world@v1", "play", runs_dir="runs") == Path("runs/hub/me/world/play")
     assert split_address("hf://me/world@v1") == ("me/world", "v1")
 
 

@@ -3,20 +3,22 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from tinyworlds import torch_files
+from tinyworlds.data.settings import check_number
+from tinyworlds.json_files import read_object
 from tinyworlds.media import replacing
 from tinyworlds.models import ActionTokenizer, Stage, VideoTokenizer
+from tinyworlds.models.description import AnyStage, check_tensors, describe
 from tinyworlds.models.stage import METRIC
 from tinyworlds.models.tokenizers import Tokenizers
 
 RESULT = "result.json"
 """Written into a run's folder when it has finished; names its best checkpoint."""
-
-AnyStage = TypeVar("AnyStage", bound=Stage)
 
 
 def load_stage(path: str | Path, kind: type[AnyStage]) -> AnyStage:
@@ -38,11 +40,18 @@ def load_stage(path: str | Path, kind: type[AnyStage]) -> AnyStage:
         raise ValueError(f"{path} is no checkpoint of TinyWorlds: it names no stage")
     if stage != kind.name:
         raise ValueError(f"{path} holds stage={stage}, but stage={kind.name} is needed here")
-    model = kind.from_hyperparameters(checkpoint["hyper_parameters"])
+    hyperparameters, tensors = (checkpoint.get(key) for key in ("hyper_parameters", "state_dict"))
+    if not isinstance(hyperparameters, dict) or not isinstance(tensors, dict):
+        raise ValueError(f"{path} is no checkpoint of TinyWorlds: it has no hyper_parameters or no state_dict")
+    if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in tensors.items()):
+        raise ValueError(f"{path} is no checkpoint of TinyWorlds: its state_dict holds more than tensors")
     try:
-        model.load_state_dict(checkpoint["state_dict"])
-    except RuntimeError as error:
+        described = describe(kind, hyperparameters)
+        check_tensors(described, {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()})
+    except ValueError as error:
         raise ValueError(f"{path} was made by another version of TinyWorlds: {error}") from None
+    model = kind.from_hyperparameters(hyperparameters)
+    model.load_state_dict(tensors)
     model.loaded_from = path
     return model.eval()
 
@@ -113,7 +122,9 @@ def training_seconds(folder: Path) -> tuple[float | None, str]:
     path = folder / RESULT
     if not path.is_file():
         return None, f"there is no {path}, which a finished run leaves beside its checkpoint"
-    seconds = json.loads(path.read_text()).get("seconds_in_all")
+    seconds = read_object(path, "result of a run").get("seconds_in_all")
+    if seconds is not None:
+        check_number(f"{path}: seconds_in_all", seconds, at_least=0)
     return seconds, "" if seconds is not None else f"{path} does not know how long the tokenizers were trained"
 
 
@@ -124,6 +135,7 @@ def newest(runs_dir: str | Path, dataset: str, stage: str) -> Path:
 
     Raises:
         FileNotFoundError: there is none; the sentence says which command makes one.
+        ValueError: its result is damaged.
     """
     finished = sorted(Path(runs_dir).glob(f"{dataset}/{stage}/*/{RESULT}"))
     if not finished:
@@ -132,5 +144,7 @@ def newest(runs_dir: str | Path, dataset: str, stage: str) -> Path:
             f"make one with `python train.py stage={stage} data={dataset}`"
             f", or name a checkpoint with {'ckpt' if stage == 'dynamics' else stage}=PATH"
         )
-    folder = finished[-1].parent
-    return folder / str(json.loads(finished[-1].read_text())["checkpoint"])
+    name = read_object(finished[-1], "result of a run").get("checkpoint")
+    if not isinstance(name, str) or name in ("", "..") or Path(name).name != name:
+        raise ValueError(f"{finished[-1]} is no result of a run: its checkpoint is no file beside it")
+    return finished[-1].parent / name

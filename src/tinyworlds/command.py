@@ -1,7 +1,6 @@
 """Entry points: a Hydra config in, one clear sentence out when the user's input is wrong."""
 
 import functools
-import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -13,6 +12,8 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from tinyworlds.data.settings import check_types
 
 PACKAGE = Path(__file__).resolve().parent
 CONF = PACKAGE.parents[1] / "conf"
@@ -51,7 +52,8 @@ def build(node: DictConfig, **arguments: Any) -> Any:
     Raises the constructor's own exception, and `ValueError` for a key that it does not know or lacks, or a
     value that is plainly of another type than it takes.
     """
-    _check_types(node)
+    given = {key: node[key] for key in map(str, node) if not OmegaConf.is_missing(node, key)}
+    check_types(get_object(node._target_), given, prefix=node._get_full_key("") and f"{node._get_full_key('')}.")
     try:
         if not arguments:
             return instantiate(node, _convert_="all")
@@ -65,30 +67,13 @@ def build(node: DictConfig, **arguments: Any) -> Any:
         raise cause from None
 
 
-TYPES: dict[type, tuple[tuple[type, ...], str]] = {
-    int: ((int,), "a whole number"),
-    float: ((int, float), "a number"),
-    bool: ((bool,), "true or false"),
-    str: ((str,), "text"),
-}
-
-
-def _check_types(node: DictConfig) -> None:
-    """Refuse values of a wrong type where the target says that it takes a plain one: YAML takes ``lr=abc``."""
-    parameters = inspect.signature(get_object(node._target_)).parameters
-    for key in map(str, node):
-        wanted = parameters[key].annotation if key in parameters else None
-        if wanted in TYPES and not OmegaConf.is_missing(node, key):
-            accepted, name = TYPES[wanted]
-            if not isinstance(node[key], accepted) or (isinstance(node[key], bool) and wanted is not bool):
-                raise ValueError(f"{node._get_full_key(key)}={node[key]} must be {name}")
-
-
 def _sentence(error: BaseException) -> str:
     """What went wrong; of a mistake that OmegaConf found, the key and no notes for programmers."""
-    if not isinstance(error, OmegaConfBaseException):
-        return str(error)
-    return f"{error.full_key}: {str(error).splitlines()[0]}" if error.full_key else str(error).splitlines()[0]
+    said = str(error)
+    if isinstance(error, OmegaConfBaseException):
+        said = f"{error.full_key}: {said.splitlines()[0]}" if error.full_key else said.splitlines()[0]
+    # Parts of it may come out of a foreign file, and a terminal obeys some characters.
+    return "".join(character if character.isprintable() else "?" for character in said)
 
 
 def _is_the_users(error: BaseException) -> bool:

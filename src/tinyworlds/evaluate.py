@@ -42,7 +42,7 @@ def main(config: DictConfig) -> None:
     ckpt = config.ckpt or newest(config.runs_dir, config.dataset, "dynamics")
     world = World.load(ckpt, seed=config.seed, steps=config.steps, temperature=config.temperature, device=config.device)
     data = rollout.held_out(world, store=config.store)
-    out = Path(config.out or beside(ckpt, runs_dir=config.runs_dir) / "evaluation")
+    out = Path(config.out or beside(ckpt, "evaluation", runs_dir=config.runs_dir))
     print(f"world: {ckpt} · {world.n_actions} actions · held-out frames of {data.path}", flush=True)
     evaluation = evaluate(world, data, clips=config.clips, seed=config.seed)
     seconds, lacking = training_seconds(world.folder or out)

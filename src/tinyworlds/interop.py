@@ -17,7 +17,7 @@ from tinyworlds.checkpoints import save_stage
 from tinyworlds.command import command
 from tinyworlds.media import replacing
 from tinyworlds.models import STAGES, Dynamics, Stage, VideoTokenizer
-from tinyworlds.pretrained import check_size
+from tinyworlds.models.description import describe
 from tinyworlds.world import World
 
 WEIGHTS, STATE = "model_state_dict.pt", "state.pt"
@@ -68,11 +68,9 @@ def convert(video_tokenizer: Path, action_tokenizer: Path, dynamics: Path) -> Dy
         if own != tokenizers:
             raise ValueError(f"{dynamics} is for {key}={own}, but {video_tokenizer} has {key}={tokenizers}")
     whole = {**options.pop(Dynamics.name), **options}
-    with torch.device("meta"):  # shapes without memory
-        for name, part in options.items():
-            _about(paths[name], STAGES[name].from_hyperparameters, part)
-        described = _about(dynamics, Dynamics.from_hyperparameters, whole)
-    _about(dynamics, check_size, described)
+    for name, part in options.items():
+        _about(paths[name], describe, STAGES[name], part)
+    described = _about(dynamics, describe, Dynamics, whole)
     for name, stage in stages_of(described).items():
         _about(paths[name], public_format.check, stage, read[name][1])
     world = Dynamics.from_hyperparameters(whole)
@@ -117,7 +115,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         config, tensors = _entry(file, "config"), _entry(file, "model")
     if not isinstance(config, dict) or not isinstance(tensors, dict):
         raise ValueError(f"{path} is no checkpoint of the public TinyWorlds: it has no model with a config")
-    if not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+    if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in tensors.items()):
         raise ValueError(f"{path} is no checkpoint of the public TinyWorlds: its model holds more than tensors")
     return config, tensors
 

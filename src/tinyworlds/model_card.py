@@ -5,8 +5,11 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
+from tinyworlds.markdown import inline, shell
 from tinyworlds.models import Dynamics
 
+LARGEST = 1e300
+"""No figure is larger, and many a whole number that is has no place among floats."""
 SOURCE = "https://github.com/AlmondGod/tinyworlds"
 
 
@@ -34,7 +37,7 @@ def world_card(
     parts += ["## Play\n", f"```sh\n{_play(repo)}\n```\n", "```python\n" + _python(repo) + "\n```\n"]
     parts += ["## Actions\n", *_actions(dynamics, metrics)]
     parts += ["## Evaluation\n", *_evaluation(metrics)]
-    parts += ["## Training\n", f"```sh\n{command}\n```\n" if command else "The command was not kept.\n"]
+    parts += ["## Training\n", shell(command) or "The command was not kept.\n"]
     return "\n".join(parts)
 
 
@@ -49,7 +52,7 @@ def _introduction(dynamics: Dynamics, preview: str | None) -> Iterator[str]:
     if preview:
         yield f"![From one prompt, each action held]({preview})\n"
     yield (
-        f"| | |\n|---|---|\n| game | {dynamics.dataset['name']} |\n| frames | {height} x {width} |\n"
+        f"| | |\n|---|---|\n| game | {inline(dynamics.dataset['name'])} |\n| frames | {height} x {width} |\n"
         f"| actions | {dynamics.action_tokenizer.n_actions} |\n| frames seen at a time | {dynamics.context_length} |\n"
         f"| tokens a frame | {dynamics.video_tokenizer.num_patches} of {dynamics.video_tokenizer.vocabulary} |\n"
         f"| parameters, both tokenizers included | {parameters:,} |\n"
@@ -77,7 +80,7 @@ def _actions(dynamics: Dynamics, metrics: Mapping[str, Any] | None) -> Iterator[
         return
     yield "What each code was found to stand for, against the true buttons of held-out play:\n"
     yield "| code | action |\n|---|---|\n" + "".join(
-        f"| {code} | {_cell(name or 'hardly used')} |\n" for code, name in enumerate(names)
+        f"| {code} | {inline(name or 'hardly used')} |\n" for code, name in enumerate(names)
     )
 
 
@@ -85,13 +88,15 @@ def _evaluation(metrics: Mapping[str, Any] | None) -> Iterator[str]:
     figures = {
         name: value
         for name, value in _values(metrics or {})
-        if isinstance(value, int | float) and not isinstance(value, bool)
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
     }
     if not figures:
         yield "It was not evaluated.\n"
         return
     yield "On held-out episodes, by `python -m tinyworlds.evaluate`:\n"
-    yield "| metric | |\n|---|---|\n" + "".join(f"| `{name}` | {value:.4g} |\n" for name, value in figures.items())
+    yield "| metric | |\n|---|---|\n" + "".join(
+        f"| {inline(name)} | {value:.4g} |\n" for name, value in figures.items()
+    )
 
 
 def _values(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -101,7 +106,3 @@ def _values(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield from _values(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
-
-
-def _cell(text: Any) -> str:
-    return str(text).replace("|", "\\|")

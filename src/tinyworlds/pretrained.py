@@ -9,18 +9,20 @@ preview.gif        what each action does, where that was drawn
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub import constants
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from tinyworlds.checkpoints import RESULT, load_stage
+from tinyworlds.json_files import read_object
 from tinyworlds.media import replacing
 from tinyworlds.model_card import world_card
 from tinyworlds.models import Dynamics
+from tinyworlds.models.description import check_tensors, check_values, describe, walk
 from tinyworlds.repository import check_repo, fetch, upload
 from tinyworlds.torch_files import first_line
 
@@ -28,15 +30,7 @@ FORMAT = 1
 WEIGHTS, CONFIG, CARD, METRICS, PREVIEW = "model.safetensors", "config.json", "README.md", "metrics.json", "preview.gif"
 HUB = "hf://"
 
-MAX_CONFIG_BYTES = 10**6
-MAX_DEPTH = 8
-MAX_NUMBER = {"num_blocks": 256, "frame_size": 2048, "clip_length": 1024, "latent_dim": 64}
-"""The largest whole numbers of a config; `MAX_OTHER_NUMBER` for those that are not listed."""
-MAX_OTHER_NUMBER = 2**16
-MAX_WINDOW_TOKENS = 2**18
-MAX_VOCABULARY = 2**20
-MAX_BUFFER_BYTES = 2**28
-"""Of what is computed from the config instead of read from the file: positions."""
+MAX_PREVIEW_BYTES = 50 * 10**6
 
 DTYPES = {"F32": torch.float32, "I64": torch.int64}
 
@@ -65,12 +59,19 @@ def open_world(where: str | Path) -> Opened:
     return Opened(load_stage(path, Dynamics), path.parent)
 
 
-def beside(where: str | Path, *, runs_dir: str) -> Path:
-    """The folder where what is made of a world is written: its own, or for a world of the Hub one in `runs_dir`."""
+def beside(where: str | Path, name: str, *, runs_dir: str) -> Path:
+    """The folder `name` for what is made of a world: in its own, or for a world of the Hub in one in `runs_dir`.
+
+    Raises:
+        ValueError: it is a link, which whoever made the world may have put there.
+    """
     if str(where).startswith(HUB):
-        return Path(runs_dir, "hub", split_address(str(where))[0])
-    path = Path(where)
-    return path if path.is_dir() else path.parent
+        folder = Path(runs_dir, "hub", split_address(str(where))[0])
+    else:
+        folder = Path(where) if Path(where).is_dir() else Path(where).parent
+    if (folder / name).is_symlink():
+        raise ValueError(f"{folder / name} is a link to elsewhere: remove it, or give out=")
+    return folder / name
 
 
 def split_address(address: str) -> tuple[str, str | None]:
@@ -116,11 +117,12 @@ def save(
     command = _command(known)
     config = {"format": FORMAT, "hyper_parameters": _portable(dict(dynamics.hparams)), "command": command}
     metrics = _first(known, METRICS, f"evaluation/{METRICS}")
-    preview = _first(known, PREVIEW, "evaluation/actions.gif", "play/actions.gif")
-    companions = {METRICS: metrics and metrics.read_bytes(), PREVIEW: preview and preview.read_bytes()}
+    figures = None if metrics is None else read_object(metrics, "result of an evaluation")
+    preview = _preview(known)
+    companions = {METRICS: metrics and metrics.read_bytes(), PREVIEW: preview}
     card = world_card(
         dynamics,
-        metrics=json.loads(companions[METRICS] or "null"),
+        metrics=figures,
         preview=PREVIEW if preview else None,
         command=command,
         repo=repo,
@@ -163,12 +165,14 @@ def load(folder: Path) -> Dynamics:
             raise FileNotFoundError(f"there is no world in {folder}: it has no {name}")
     hyperparameters = read_config(folder / CONFIG)["hyper_parameters"]
     try:
-        with torch.device("meta"):  # shapes without memory
-            described = Dynamics.from_hyperparameters(hyperparameters)
-        check_size(described)
-    except Exception as error:
-        raise ValueError(f"{folder / CONFIG} describes no world: {first_line(error)}") from None
-    _check_header(folder / WEIGHTS, described)
+        described = describe(Dynamics, hyperparameters)
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG} describes no world: {error}") from None
+    header = _header(folder / WEIGHTS)
+    try:
+        check_tensors(described, header)
+    except ValueError as error:
+        raise ValueError(f"{folder / WEIGHTS} does not fit its {CONFIG}: {error}") from None
     dynamics = Dynamics.from_hyperparameters(hyperparameters)
     dynamics.load_state_dict(load_file(folder / WEIGHTS))
     return dynamics.eval()
@@ -180,78 +184,36 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: it is none.
     """
+    config = read_object(path, "config of a world")
+    if not isinstance(config.get("hyper_parameters"), dict):
+        raise ValueError(f"{path} is no config of a world: it has no hyper_parameters")
+    if config.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} is no config of a world: its format is {config.get('format')!r}, "
+            f"this version of TinyWorlds reads {FORMAT}"
+        )
     try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise ValueError(f"it has over {MAX_CONFIG_BYTES} bytes")
-        config = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
-        if not isinstance(config, dict) or not isinstance(config.get("hyper_parameters"), dict):
-            raise ValueError("it has no hyper_parameters")
-        if config.get("format") != FORMAT:
-            raise ValueError(f"its format is {config.get('format')!r}, this version of TinyWorlds reads {FORMAT}")
-        for key, value, depth in _walk(config["hyper_parameters"]):
-            limit = MAX_NUMBER.get(key, MAX_OTHER_NUMBER)
-            if depth > MAX_DEPTH:
-                raise ValueError("it is nested too deeply")
-            if isinstance(value, int | float) and not -limit <= value <= limit:
-                raise ValueError(f"{key}={value} is more than {limit}")
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no config of a world: {first_line(error)}") from None
-    for part in _mappings(config):
+        check_values(config["hyper_parameters"])
+    except ValueError as error:
+        raise ValueError(f"{path} is no config of a world: {error}") from None
+    for part in _mappings(config["hyper_parameters"]):
         if isinstance(part.get("frame_size"), list):  # JSON knows no tuples
             part["frame_size"] = tuple(part["frame_size"])
     return config
 
 
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number")
-
-
-def _walk(value: Any, key: str = "", depth: int = 0) -> Iterator[tuple[str, Any, int]]:
-    """Every value inside, with the key that it stands under and its depth."""
-    yield key, value, depth
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            yield from _walk(inner, name, depth + 1)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from _walk(inner, key, depth + 1)
-
-
 def _mappings(config: dict[str, Any]) -> list[dict[str, Any]]:
-    return [value for _, value, _ in _walk(config) if isinstance(value, dict)]
+    return [value for _, value, _ in walk(config) if isinstance(value, dict)]
 
 
-def check_size(described: Dynamics) -> None:
-    """Refuse what would take more memory to play than a world of this size can need; `described` may take none.
-
-    Raises:
-        ValueError: says what there is too much of.
-    """
-    tokens = described.context_length * described.video_tokenizer.num_patches
-    if tokens > MAX_WINDOW_TOKENS:
-        raise ValueError(f"its window has {tokens} tokens, more than {MAX_WINDOW_TOKENS}")
-    if described.video_tokenizer.vocabulary > MAX_VOCABULARY:
-        raise ValueError(f"its vocabulary is larger than {MAX_VOCABULARY}")
-    if sum(buffer.nbytes for buffer in described.buffers()) > MAX_BUFFER_BYTES:
-        raise ValueError(f"its positions take more than {MAX_BUFFER_BYTES} bytes")
-
-
-def _check_header(path: Path, described: Dynamics) -> None:
-    """Refuse weights whose names, shapes or types are not those that the config needs.
-
-    That header and file agree in size is checked by safetensors, which opens a file without reading tensors.
-    """
-    needed = {name: (tuple(value.shape), value.dtype) for name, value in described.state_dict().items()}
+def _header(path: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype | None]]:
+    """The shapes and types of weights. safetensors reads no tensors for it, but checks that they are all there."""
     try:
         with safe_open(path, "pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            given = {name: (tuple(s.get_shape()), DTYPES.get(s.get_dtype())) for name, s in slices.items()}
+            return {name: (tuple(s.get_shape()), DTYPES.get(s.get_dtype())) for name, s in slices.items()}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is no safetensors file: {first_line(error)}") from None
-    for name in sorted(needed.keys() | given.keys()):
-        if needed.get(name) != given.get(name):
-            has, wants = (f"{d[name][0]} {d[name][1]}" if name in d else "nothing" for d in (given, needed))
-            raise ValueError(f"{path} does not fit its {CONFIG}: {name} is {has}, where the config needs {wants}")
 
 
 def _portable(hyperparameters: dict[str, Any]) -> dict[str, Any]:
@@ -266,13 +228,34 @@ def _portable(hyperparameters: dict[str, Any]) -> dict[str, Any]:
 
 def _command(known: Path | None) -> str | None:
     """The command line that trained the world, where the folder says."""
-    for name in (RESULT, CONFIG):
-        if known is not None and (known / name).is_file():
-            command = json.loads((known / name).read_bytes()).get("command")
-            return command if isinstance(command, str) else None
-    return None
+    path = _first(known, RESULT, CONFIG)
+    command = None if path is None else read_object(path, "result of a run or config of a world").get("command")
+    return command if isinstance(command, str) else None
 
 
 def _first(folder: Path | None, *names: str) -> Path | None:
-    """The first of these files that is in the folder."""
-    return next((folder / name for name in names if folder is not None and (folder / name).is_file()), None)
+    """The first of these files that is in the folder.
+
+    Whoever made the folder may have put links to files of its user there, which are not to be passed on.
+
+    Raises:
+        ValueError: it is such a link.
+    """
+    path = next((folder / name for name in names if folder is not None and (folder / name).is_file()), None)
+    if path is not None and folder is not None:
+        homes = (folder.resolve(), Path(constants.HF_HUB_CACHE).resolve())  # the Hub's cache is all links
+        if not any(path.resolve().is_relative_to(home) for home in homes):
+            raise ValueError(f"{path} is a link that leads outside of the world's folder: remove it")
+    return path
+
+
+def _preview(known: Path | None) -> bytes | None:
+    """The film of what each action does, where there is one."""
+    path = _first(known, PREVIEW, "evaluation/actions.gif", "play/actions.gif")
+    if path is None:
+        return None
+    with path.open("rb") as file:
+        film = file.read(MAX_PREVIEW_BYTES + 1)
+    if not film.startswith(b"GIF8") or len(film) > MAX_PREVIEW_BYTES:
+        raise ValueError(f"{path} is no GIF of at most {MAX_PREVIEW_BYTES} bytes: remove it")
+    return film

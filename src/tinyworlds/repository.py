@@ -5,7 +5,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from huggingface_hub import CommitOperationAdd, HfApi, constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
@@ -50,6 +50,8 @@ def fetch(repo: str, file: str, *, kind: Kind, place: str, revision: str | None 
         ValueError: its content is not what the Hub promised, or `repo` is no name of a repository.
     """
     check_repo(repo)
+    if file.startswith("/") or "\\" in file or ".." in PurePosixPath(file).parts:
+        raise ValueError(f"{page(repo, kind)} names a file {file!r}, which is outside of it")
     cached = try_to_load_from_cache(repo, file, repo_type=kind, revision=revision)
     found, etag = (Path(cached) if isinstance(cached, str) else None), ""
     if found is None or not REGEX_COMMIT_HASH.fullmatch(revision or ""):  # a commit does not change
@@ -73,6 +75,8 @@ def _newest(url: str, repo: str, file: str, *, kind: Kind, revision: str | None)
     promised = get_hf_file_metadata(url, timeout=min(constants.HF_HUB_ETAG_TIMEOUT, SECONDS))
     if promised.etag is None or not re.fullmatch(r"[\w-]{1,128}", promised.etag):
         raise ValueError(f"{url} does not say which version it is")
+    if not REGEX_COMMIT_HASH.fullmatch(promised.commit_hash or ""):
+        raise ValueError(f"{url} does not say which commit it is at")
     blob = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repo, repo_type=kind), "blobs", promised.etag)
     if not blob.exists():
         pinned = hf_hub_url(repo, file, repo_type=kind, revision=promised.commit_hash)
@@ -101,6 +105,8 @@ def files(repo: str, *, kind: Kind, place: str) -> tuple[str, list[str]]:
             "" if _is_refusal(error) else f"; or get them from {page(repo, kind)}/tree/main and place them {place}"
         )
         raise FileNotFoundError(f"the files of {repo} could not be listed: {reason}{by_hand}") from error
+    if not REGEX_COMMIT_HASH.fullmatch(str(info.sha)):
+        raise ValueError(f"{page(repo, kind)} does not say which commit it is at")
     return str(info.sha), [sibling.rfilename for sibling in getattr(info, "siblings", None) or []]
 
 

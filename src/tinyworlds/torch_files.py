@@ -11,13 +11,15 @@ import pickletools
 import zipfile
 from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import torch
 
-LARGEST_PICKLE = 2 * 2**20
-"""Bytes: some 10,000 tensors."""
+from tinyworlds.torch_archive import RefusedError, unpack
+
+MOST_VALUES, MOST_DEPTH = 10**6, 32
+"""Values and characters that a file may hold, each counted as often as it would be printed."""
 MOST_VIEWS = 4
 """How often the tensors of a file may show its numbers."""
 ORDERED_DICT, TENSOR = "collections OrderedDict", "torch._utils _rebuild_tensor_v2"
@@ -89,48 +91,18 @@ class _Tensor:
     shape: tuple[int, ...]
 
 
-class _RefusedError(ValueError):
-    """With the sentence for the user, which lacks the name of the file."""
-
-
 def _look_through(path: Path, *, names: Collection[str]) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     try:
-        data, records = _unpack(path)
+        data, records = unpack(path)
         return _Unpickler(data, records, names).run()
-    except _RefusedError as error:
+    except RefusedError as error:
         raise ValueError(f"{path} {first_line(error)}") from None
     except zipfile.BadZipFile:
         raise ValueError(f"{path} is no file of torch, or is damaged") from None
     except Exception as error:
         raise ValueError(f"{path} is damaged: {first_line(error)}") from None
-
-
-def _unpack(path: Path) -> tuple[bytes, dict[str, int]]:
-    """The pickle of a torch file, and how many bytes each of its records has, by its name."""
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-        names = [entry.filename for entry in entries]
-        if len(set(names)) < len(names):
-            raise _RefusedError("holds two entries of one name")
-        tops = {name.partition("/")[0] for name in names}
-        for name in names:
-            if "\\" in name or name.startswith("/") or ".." in PurePosixPath(name).parts or len(tops) > 1:
-                raise _RefusedError(f"holds an entry {name!r}, which is outside the folder of a torch file")
-        if any(
-            entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size for entry in entries
-        ):
-            raise _RefusedError("is compressed, which torch files are not")
-        if sum(entry.file_size for entry in entries) > path.stat().st_size:
-            raise _RefusedError("declares more bytes than it has")
-        sizes = {entry.filename.partition("/")[2]: entry.file_size for entry in entries}
-        if "data.pkl" not in sizes:
-            raise _RefusedError("is no file of torch: it has no data.pkl")
-        if sizes["data.pkl"] > LARGEST_PICKLE:
-            raise _RefusedError(f"describes its tensors in more than {LARGEST_PICKLE} bytes")
-        (pickle,) = (name for name in names if name.partition("/")[2] == "data.pkl")
-        return archive.read(pickle), sizes
 
 
 class _Unpickler:
@@ -154,9 +126,10 @@ class _Unpickler:
             elif opcode.name not in ("PROTO", "STOP"):
                 instruction = getattr(self, f"on_{opcode.name.lower()}", None)
                 if instruction is None:
-                    raise _RefusedError(f"has the instruction {opcode.name}, which torch does not write")
+                    raise RefusedError(f"has the instruction {opcode.name}, which torch does not write")
                 instruction(argument)
         (value,) = self.stack
+        _check_amount(value)
         return value
 
     def on_mark(self, _: None) -> None:
@@ -184,7 +157,7 @@ class _Unpickler:
         for key, value in zip(items[::2], items[1::2], strict=True):
             # The hash of anything deeper may overflow the stack.
             if not isinstance(key, str | int | float | None):
-                raise _RefusedError("has a dict whose keys are not plain")
+                raise RefusedError("has a dict whose keys are not plain")
             _of(dict, self.stack[-1])[key] = value
 
     def on_append(self, _: None) -> None:
@@ -221,13 +194,13 @@ class _Unpickler:
 
     def on_global(self, name: str) -> None:
         if name not in self.names:
-            raise _RefusedError(f"names {_dotted(name)}, which is not among what it may hold; nothing of it was run")
+            raise RefusedError(f"names {_dotted(name)}, which is not among what it may hold; nothing of it was run")
         self.stack.append(_Name(name))
 
     def on_newobj(self, _: None) -> None:
         arguments, name = self.stack.pop(), self.stack.pop()
         if _of(_Name, name).text in TORCH_NAMES or arguments != ():
-            raise _RefusedError(f"makes an object of {_dotted(name.text)} in a way that torch does not")
+            raise RefusedError(f"makes an object of {_dotted(name.text)} in a way that torch does not")
         self.stack.append(_StandIn())
 
     def on_build(self, _: None) -> None:
@@ -239,11 +212,11 @@ class _Unpickler:
     def on_binpersid(self, _: None) -> None:
         kind, name, key, _device, elements = _of(tuple, self.stack.pop())
         if kind != "storage" or _of(int, elements) < 0:
-            raise _RefusedError("declares numbers in a way that torch does not")
+            raise RefusedError("declares numbers in a way that torch does not")
         size = STORAGES[_of(_Name, name).text]
         held = self.records.get(f"data/{_of(str, key)}")
         if held != elements * size:
-            raise _RefusedError(f"declares {elements * size} bytes for the record {key!r}, which has {held or 0}")
+            raise RefusedError(f"declares {elements * size} bytes for the record {key!r}, which has {held or 0}")
         self.stack.append(_Storage(elements, size))
 
     def on_reduce(self, _: None) -> None:
@@ -254,11 +227,24 @@ class _Unpickler:
             self.stack.append(_tensor(*arguments))
             self.declared += arguments[0].size * math.prod(arguments[2])
             if self.declared > MOST_VIEWS * sum(self.records.values()):
-                raise _RefusedError("declares far more numbers than it has")
+                raise RefusedError("declares far more numbers than it has")
         elif name not in TORCH_NAMES and len(arguments) == 1:
             self.stack.append(_of(str, arguments[0]))
         else:
-            raise _RefusedError(f"calls {_dotted(name)} in a way that torch does not")
+            raise RefusedError(f"calls {_dotted(name)} in a way that torch does not")
+
+
+def _check_amount(value: Any) -> None:
+    """Refuse what holds itself, or shares its parts such that to walk through it or to print it would never end."""
+    left = [(value, 0)]
+    counted = 0
+    while left:
+        part, depth = left.pop()
+        inner = [*part, *part.values()] if isinstance(part, dict) else part if isinstance(part, list | tuple) else ()
+        counted += len(part) if isinstance(part, str) else 1 + len(inner)
+        if depth > MOST_DEPTH or counted > MOST_VALUES:
+            raise RefusedError("holds lists in lists without end")
+        left.extend((each, depth + 1) for each in inner)
 
 
 def _dotted(name: str) -> str:
@@ -267,7 +253,7 @@ def _dotted(name: str) -> str:
 
 def _of(kind: type, value: Any) -> Any:
     if not isinstance(value, kind):
-        raise _RefusedError(f"has {type(value).__name__} where {kind.__name__.strip('_')} must be")
+        raise RefusedError(f"has {type(value).__name__} where {kind.__name__.strip('_')} must be")
     return value
 
 
@@ -276,9 +262,9 @@ def _tensor(
 ) -> _Tensor:
     numbers = (offset, *_of(tuple, size), *_of(tuple, stride))
     if not all(isinstance(n, int) and n >= 0 for n in numbers) or len(size) != len(stride) or hooks or metadata:
-        raise _RefusedError("describes a tensor in a way that torch does not")
+        raise RefusedError("describes a tensor in a way that torch does not")
     elements = _of(_Storage, storage).elements
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     if math.prod(size) > elements or (math.prod(size) and last >= elements):
-        raise _RefusedError(f"declares a tensor of shape {size} with {elements} numbers")
+        raise RefusedError(f"declares a tensor of shape {size} with {elements} numbers")
     return _Tensor(size)

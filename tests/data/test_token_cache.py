@@ -236,3 +236,50 @@ def test_mixed_precision_changes_no_token(tokenizers: Tokenizers, frames: torch.
         assert video.to_latent(video.encoder(video.patch_embedding(frames))).dtype == torch.bfloat16  # but for that
     assert torch.equal(exact.tokens, mixed.tokens)
     assert torch.equal(exact.actions, mixed.actions)
+
+
+def linked(file: h5py.File) -> None:
+    del file["tokens"]
+    file["tokens"] = h5py.ExternalLink("elsewhere.h5", "/tokens")
+
+
+def with_tokens(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[h5py.File], None]:
+    def make(file: h5py.File) -> None:
+        tokens = change(file["tokens"][:])
+        del file["tokens"]
+        file["tokens"] = tokens
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (linked, "is a link to elsewhere"),
+        (with_tokens(lambda tokens: tokens[:-1]), "holds other tokens"),
+        (with_tokens(lambda tokens: tokens.astype(np.float32)), "holds other tokens"),
+        (with_tokens(lambda tokens: np.full_like(tokens, 27)), "has tokens that there are not"),
+        (lambda file: file.pop("latent_actions"), "holds other tokens"),
+    ],
+)
+def test_a_cache_that_was_tampered_with_is_refused(
+    store: Path, opened: Opened, tokenizers: Tokenizers, change: Callable[[h5py.File], Any], named: str
+) -> None:
+    opened(tokenizers)
+    (name,) = caches(store)
+    with h5py.File(store.with_suffix(".tokens") / name, "r+") as file:
+        change(file)
+    with pytest.raises(ValueError, match=named):
+        next(iter(opened(tokenizers).train_dataloader()))
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b'{"identity": 5}', b"\x80\x02N.", b"[" * 10**5])
+def test_a_damaged_note_of_the_hash_is_made_anew(
+    store: Path, opened: Opened, tokenizers: Tokenizers, content: bytes
+) -> None:
+    opened(tokenizers)
+    before, memo = caches(store), store.with_suffix(".tokens") / "store.json"
+    memo.write_bytes(content)
+    opened(tokenizers)
+    assert caches(store) == before
+    assert content_digest(store, memo=memo) in memo.read_text()

@@ -1,12 +1,43 @@
-"""Reading HDF5 files: windows of rows, through a memory map where the file allows it."""
+"""Reading HDF5 files that may come from strangers: windows of rows, through a memory map where the file allows it."""
 
+import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 from jaxtyping import Int64, UInt
+
+from tinyworlds.torch_files import first_line
+
+FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF}
+"""Those of HDF5 and h5py themselves: another is a library that HDF5 would look for and load."""
+LARGEST_CHUNK = 2**27
+"""Bytes, unpacked: to read one row takes as much memory."""
+LARGEST_ATTRIBUTE = 2**16
+"""Bytes, or characters."""
+
+
+class HDF5Error(ValueError):
+    """What is wrong with a file, in a sentence that names it."""
+
+
+@contextmanager
+def reporting(path: Path) -> Iterator[None]:
+    """Whatever h5py says while it reads `path`, in one sentence.
+
+    Raises:
+        HDF5Error: the file is damaged.
+    """
+    try:
+        yield
+    except (HDF5Error, FileNotFoundError):
+        raise
+    except Exception as error:
+        raise HDF5Error(f"{path} cannot be read as an HDF5 file, or is damaged: {first_line(error)}") from None
 
 
 def open_hdf5(path: Path) -> h5py.File:
@@ -18,10 +49,91 @@ def open_hdf5(path: Path) -> h5py.File:
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    try:
+    with reporting(path):
         return h5py.File(path, "r")
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read as an HDF5 file: {error}") from None
+
+
+def dataset(file: h5py.File, name: str) -> h5py.Dataset | None:
+    """The dataset `name`, None where there is none, whose values are all in this file and can be read without more.
+
+    Raises:
+        HDF5Error: it is something else, or its values are in other files or take too much to unpack.
+    """
+    link = file.get(name, getlink=True)
+    if link is None:
+        return None
+    if not isinstance(link, h5py.HardLink):
+        raise HDF5Error(f"{file.filename}: `{name}` is a link to elsewhere, which is not followed")
+    found = file[name]
+    if not isinstance(found, h5py.Dataset):
+        raise HDF5Error(f"{file.filename}: `{name}` is no dataset")
+    made = found.id.get_create_plist()
+    if made.get_layout() == h5py.h5d.VIRTUAL or made.get_external_count():
+        raise HDF5Error(f"{file.filename}: the values of `{name}` are in other files, which are not read")
+    for index in range(made.get_nfilters()):
+        if (packed := made.get_filter(index)[0]) not in FILTERS:
+            raise HDF5Error(f"{file.filename}: `{name}` is packed by filter {packed}: use gzip, lzf or none")
+    if found.chunks and math.prod(found.chunks) * found.dtype.itemsize > LARGEST_CHUNK:
+        raise HDF5Error(f"{file.filename}: `{name}` is in chunks of more than {LARGEST_CHUNK} bytes")
+    return found
+
+
+def attribute(file: h5py.File, name: str) -> Any:
+    """The value of the attribute `name`, None where there is none.
+
+    Raises:
+        HDF5Error: it is very large.
+    """
+    if name not in file.attrs:
+        return None
+    if file.attrs.get_id(name).get_storage_size() > LARGEST_ATTRIBUTE:
+        raise HDF5Error(f"{file.filename}: the attribute {name} has more than {LARGEST_ATTRIBUTE} bytes")
+    return file.attrs[name]
+
+
+def number(file: h5py.File, name: str) -> float | None:
+    """The attribute `name`, a positive number, or None where there is none.
+
+    Raises:
+        HDF5Error: it is something else.
+    """
+    value = attribute(file, name)
+    if value is None:
+        return None
+    if not isinstance(value, int | float | np.integer | np.floating) or not 0 < value < math.inf:
+        raise HDF5Error(f"{file.filename}: the attribute {name} is no positive number")
+    return float(value)
+
+
+def text(file: h5py.File, name: str) -> str | None:
+    """The attribute `name`, one line of text, or None where there is none.
+
+    Raises:
+        HDF5Error: it is something else.
+    """
+    value = attribute(file, name)
+    return None if value is None else _line(file, name, value)
+
+
+def texts(file: h5py.File, name: str) -> tuple[str, ...] | None:
+    """The attribute `name`, a list of lines of text, or None where there is none.
+
+    Raises:
+        HDF5Error: it is something else.
+    """
+    value = attribute(file, name)
+    if value is None:
+        return None
+    if not isinstance(value, np.ndarray) or value.ndim != 1:
+        raise HDF5Error(f"{file.filename}: the attribute {name} is no list of texts")
+    return tuple(_line(file, name, each) for each in value)
+
+
+def _line(file: h5py.File, name: str, value: Any) -> str:
+    line = value.decode() if isinstance(value, bytes) else value
+    if not isinstance(line, str) or len(line) > LARGEST_ATTRIBUTE or not line.isprintable():
+        raise HDF5Error(f"{file.filename}: the attribute {name} is no line of text")
+    return line
 
 
 class Rows:
@@ -39,20 +151,30 @@ class Rows:
         self._mapped: MappedRows | None = None
 
     def read(self, start: int, stop: int) -> UInt[np.ndarray, "n ..."]:
-        """Rows `start` to `stop` (exclusive)."""
-        return self._dataset()[start:stop]
+        """Rows `start` to `stop` (exclusive).
+
+        Raises:
+            HDF5Error: the file is damaged.
+        """
+        with reporting(self.path):
+            return self._dataset()[start:stop]
 
     def windows(self, starts: Int64[np.ndarray, " B"], length: int) -> UInt[np.ndarray, "B {length} *row"]:
-        """For each of `starts` the `length` rows that begin there, in the order given."""
-        dataset = self._dataset()
-        if self._mapped is not None:
-            return self._mapped[starts[:, None] + np.arange(length)]
-        windows = np.empty((len(starts), length, *dataset.shape[1:]), dataset.dtype)
-        # In file order neighbouring windows find their chunks in HDF5's cache.
-        for row in np.argsort(starts, kind="stable"):
-            start = int(starts[row])
-            dataset.read_direct(windows, np.s_[start : start + length], np.s_[int(row)])
-        return windows
+        """For each of `starts` the `length` rows that begin there, in the order given.
+
+        Raises:
+            HDF5Error: the file is damaged.
+        """
+        with reporting(self.path):
+            rows = self._dataset()
+            if self._mapped is not None:
+                return self._mapped[starts[:, None] + np.arange(length)]
+            windows = np.empty((len(starts), length, *rows.shape[1:]), rows.dtype)
+            # In file order neighbouring windows find their chunks in HDF5's cache.
+            for row in np.argsort(starts, kind="stable"):
+                start = int(starts[row])
+                rows.read_direct(windows, np.s_[start : start + length], np.s_[int(row)])
+            return windows
 
     @property
     def mapped(self) -> bool:
@@ -65,7 +187,10 @@ class Rows:
         if self._file is None or self._process != os.getpid():
             self.close()
             self._file = open_hdf5(self.path)
-            self._mapped = MappedRows.of(self._file[self.name])
+            rows = dataset(self._file, self.name)
+            if rows is None:
+                raise HDF5Error(f"{self.path} has no dataset `{self.name}`")
+            self._mapped = MappedRows.of(rows)
             self._process = os.getpid()
         return self._file[self.name]
 
@@ -102,13 +227,14 @@ class MappedRows:
             whole = offset is not None and dataset.external is None
             return cls(file.filename, dataset, offsets=np.array([offset]), block=len(dataset)) if whole else None
         block = dataset.chunks[0]
-        offsets = np.full(-(-len(dataset) // block), -1, np.int64)
+        blocks = -(-len(dataset) // block)
+        if dataset.chunks[1:] != dataset.shape[1:] or dataset.id.get_num_chunks() != blocks:
+            return None
+        offsets = np.full(blocks, -1, np.int64)
 
         def note(chunk: Any) -> None:
             offsets[chunk.chunk_offset[0] // block] = chunk.byte_offset
 
-        if dataset.chunks[1:] != dataset.shape[1:]:
-            return None
         dataset.id.chunk_iter(note)
         return cls(file.filename, dataset, offsets=offsets, block=block) if (offsets >= 0).all() else None
 

@@ -1,5 +1,7 @@
 """Stores from the Hugging Face Hub, and stores shared there with a card."""
 
+import re
+import shlex
 import shutil
 from io import BytesIO
 from pathlib import Path
@@ -9,11 +11,14 @@ from huggingface_hub import DatasetCardData
 from PIL import Image
 
 from tinyworlds.data.store import FrameStore, StoreWriter, check_free
+from tinyworlds.markdown import inline
 from tinyworlds.media import grid, replacing
 from tinyworlds.progress import track
 from tinyworlds.repository import fetch, files, page, upload
 
 BLOCK_FRAMES = 2048
+MOST_EXPANSION = 1100
+"""Deflate, the strongest of the filters, packs at most 1,032 bytes into one."""
 SHEET = "contact_sheet.png"
 SHEET_ROWS, SHEET_COLUMNS = 4, 8
 
@@ -42,14 +47,12 @@ def rewrite(original: Path, path: Path, *, source: str, size: int) -> None:
     """
     with FrameStore(original) as frames:
         check_frame_size(frames, size)
+        if frames.num_frames * size * size * 3 > MOST_EXPANSION * original.stat().st_size:
+            raise ValueError(f"{original} declares {frames.num_frames} frames, far more than it can hold")
         with StoreWriter(path, height=size, width=size, source=source, fps=frames.fps) as writer:
             starts = range(0, frames.num_frames, BLOCK_FRAMES)
             for start in track(starts, total=len(starts), label=f"rewriting {original.name}"):
-                try:
-                    block = frames.read(start, min(start + BLOCK_FRAMES, frames.num_frames))
-                except OSError as error:
-                    raise ValueError(f"{original} is damaged, get it again: {error}") from None
-                writer.append(block)
+                writer.append(frames.read(start, min(start + BLOCK_FRAMES, frames.num_frames)))
 
 
 def check_frame_size(store: FrameStore, size: int) -> None:
@@ -72,6 +75,8 @@ def fetch_shared(repo: str, folder: Path) -> Path:
     stores = [name for name in names if name.endswith(".h5") and "/" not in name]
     if len(stores) != 1:
         raise ValueError(f"{page(repo, 'dataset')} has {len(stores)} stores (.h5); one is needed")
+    if not re.fullmatch(r"\w[\w. -]*", stores[0]):
+        raise ValueError(f"{page(repo, 'dataset')} has a store of the odd name {stores[0]!r}: get it by hand")
     path = folder / stores[0]
     check_free(path, "dir")
     cached = fetch(repo, stores[0], kind="dataset", place=f"at {path}")
@@ -111,7 +116,7 @@ def store_card(store: FrameStore, *, repo: str, license: str) -> str:
     """The dataset card of a store: Markdown with the Hub's metadata in front."""
     name = repo.rpartition("/")[2]
     about = DatasetCardData(license=license, pretty_name=name, tags=["tinyworlds", "world-model", "video"])
-    actions = "none" if store.action_names is None else ", ".join(store.action_names)
+    actions = "none" if store.action_names is None else inline(", ".join(store.action_names))
     fps = "not known" if store.fps is None else f"{store.fps:g}"
     return (
         f"---\n{about.to_yaml()}\n---\n\n# {name}\n\n"
@@ -120,9 +125,9 @@ def store_card(store: FrameStore, *, repo: str, license: str) -> str:
         "| | |\n|---|---|\n"
         f"| frames | {store.num_frames} |\n| size | {store.height} x {store.width} |\n| frames per second | {fps} |\n"
         f"| episodes | {len(store.episode_starts)} |\n| true actions, for evaluation alone | {actions} |\n"
-        f"| source | {store.source} |\n\n"
+        f"| source | {inline(store.source)} |\n\n"
         f"`{store.path.name}` is an HDF5 file: `frames` is uint8 (N, H, W, 3), `episode_starts` the first frame of "
         "each episode.\n\n"
         f"```sh\npython -m tinyworlds.hub download dataset={repo}\n"
-        f"python train.py data=video data.path=data/{store.path.name} data.name={name}\n```\n"
+        f"python train.py data=video data.path={shlex.quote(f'data/{store.path.name}')} data.name={name}\n```\n"
     )

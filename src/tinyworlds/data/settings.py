@@ -1,6 +1,7 @@
 """Checks of values that a user gives, each refusing with a sentence that names the option."""
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 
@@ -33,6 +34,29 @@ def check_number(name: str, value: Any, *, at_least: float = float("-inf"), at_m
     """
     if not isinstance(value, int | float) or isinstance(value, bool) or not at_least <= value <= at_most:
         raise ValueError(f"{name}={value}: must be a number from {at_least} to {at_most}")
+
+
+TYPES: dict[Any, tuple[tuple[type, ...], str]] = {
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    bool: ((bool,), "true or false"),
+    str: ((str,), "text"),
+}
+
+
+def check_types(target: Callable[..., Any], values: Mapping[str, Any], *, prefix: str = "") -> None:
+    """Refuse values of a wrong type where the signature of `target` says that it takes a plain one.
+
+    Raises:
+        ValueError: names the first, after `prefix`.
+    """
+    parameters = inspect.signature(target).parameters
+    for key in values.keys() & parameters.keys():
+        if parameters[key].annotation in TYPES:
+            accepted, name = TYPES[parameters[key].annotation]
+            value = values[key]
+            if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
+                raise ValueError(f"{prefix}{key}={value} must be {name}")
 
 
 def frame_size(size: Any) -> tuple[int, int]:

@@ -19,9 +19,12 @@ import h5py
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from tinyworlds.data.hdf5 import Rows, open_hdf5
+from tinyworlds.data.hdf5 import HDF5Error, Rows, dataset, number, open_hdf5, reporting, text, texts
+from tinyworlds.json_files import parse_object
 
 VERSION = 1
+MAX_FRAMES, MAX_SIDE, MAX_EPISODES = 2**25, 2048, 2**20
+"""The most that a store may have: frames, pixels along a side, episodes. Memory for an order of the frames is taken."""
 # Written at once and never compressed: clips are then read without HDF5 (see `Rows`). Compressed with lzf,
 # 20,000 frames of 64x64 Doom take 142 MB instead of 246, and reading takes fifty times as long.
 CHUNK_FRAMES = 64
@@ -38,33 +41,50 @@ class FrameStore:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._frames = Rows(self.path, "frames")
-        with open_hdf5(self.path) as file:
-            frames = file.get("frames")
-            if not isinstance(frames, h5py.Dataset):
-                raise ValueError(f"{self.path} has no dataset `frames`: it is not a store of frames")
+        with open_hdf5(self.path) as file, reporting(self.path):
+            frames = dataset(file, "frames")
+            if frames is None:
+                raise HDF5Error(f"{self.path} has no dataset `frames`: it is not a store of frames")
             if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
-                raise ValueError(
+                raise HDF5Error(
                     f"{self.path}: `frames` is {frames.dtype} {frames.shape}, but must be uint8 (N, H, W, 3)"
                 )
             self.num_frames, self.height, self.width = (int(n) for n in frames.shape[:3])
-            if self.num_frames == 0:
-                raise ValueError(f"{self.path}: `frames` is empty")
-            attributes = file.attrs
-            self.fps = float(attributes["fps"]) if "fps" in attributes else None
-            self.source = str(attributes.get("source", self.path.name))
-            names = attributes.get("action_names")
-            self.action_names = None if names is None else tuple(str(name) for name in names)
-            settings = attributes.get("settings")
-            self.settings: dict[str, Any] | None = None if settings is None else json.loads(settings)
+            if frames.size == 0:
+                raise HDF5Error(f"{self.path}: `frames` is empty")
+            if self.num_frames > MAX_FRAMES or max(self.height, self.width) > MAX_SIDE:
+                raise HDF5Error(
+                    f"{self.path} has {self.num_frames} frames of {self.height}x{self.width}: "
+                    f"more than {MAX_FRAMES}, or larger than {MAX_SIDE}x{MAX_SIDE}"
+                )
+            self.fps = number(file, "fps")
+            self.source = text(file, "source") or self.path.name
+            self.action_names = texts(file, "action_names")
+            self.settings = self._read_settings(file)
             self.episode_starts = self._read_episode_starts(file)
 
+    def _read_settings(self, file: h5py.File) -> dict[str, Any] | None:
+        settings = text(file, "settings")
+        try:
+            return None if settings is None else parse_object(settings)
+        except ValueError as error:
+            raise HDF5Error(f"{self.path}: the attribute settings cannot be read: {error}") from None
+
     def _read_episode_starts(self, file: h5py.File) -> Int64[np.ndarray, " episodes"]:
-        if "episode_starts" not in file:
+        stored = dataset(file, "episode_starts")
+        if stored is None:
             return np.zeros(1, np.int64)
-        starts = np.asarray(file["episode_starts"], np.int64)
-        rising = starts.ndim == 1 and len(starts) > 0 and starts[0] == 0 and bool((np.diff(starts) > 0).all())
-        if not rising or starts[-1] >= self.num_frames:
-            raise ValueError(
+        if (
+            stored.ndim != 1
+            or stored.dtype.kind not in "iu"
+            or not 0 < stored.size <= min(self.num_frames, MAX_EPISODES)
+        ):
+            raise HDF5Error(
+                f"{self.path}: `episode_starts` must rise from 0, whole numbers, at most {MAX_EPISODES} of them"
+            )
+        starts = stored[:].astype(np.int64)
+        if starts[0] != 0 or not (np.diff(starts) > 0).all() or starts[-1] >= self.num_frames:
+            raise HDF5Error(
                 f"{self.path}: `episode_starts` must rise from 0 and stay below the {self.num_frames} frames"
             )
         return starts
@@ -232,5 +252,5 @@ def check_settings(store: FrameStore, expected: Mapping[str, Any]) -> None:
         made, asked = store.settings.get(key), wanted.get(key)
         if made != asked:
             raise ValueError(
-                f"{store.path} was made with {key}={made}, but the config asks for {key}={asked}: {remedy}"
+                f"{store.path} was made with {key}={made!s:.200}, but the config asks for {key}={asked}: {remedy}"
             )

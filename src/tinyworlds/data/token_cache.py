@@ -27,8 +27,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tinyworlds.data.clips import Clips, normalize
-from tinyworlds.data.hdf5 import Rows
+from tinyworlds.data.hdf5 import HDF5Error, Rows, dataset, open_hdf5, reporting
 from tinyworlds.data.store import FrameStore
+from tinyworlds.json_files import read_object
 from tinyworlds.media import replacing
 from tinyworlds.progress import track
 
@@ -96,8 +97,14 @@ class TokenCache:
         self.path = self.folder / f"{hashed.hexdigest()[:32]}.h5"
 
     def clips(self) -> "TokenClips":
-        """The clips as tokens; `write` comes first."""
-        return TokenClips(self.path, self._clips, per_clip=self._tokenizer.temporal)
+        """The clips as tokens; `write` comes first.
+
+        Raises:
+            ValueError: what is there are no such tokens.
+        """
+        self._check()
+        vocabularies = self._tokenizer.vocabularies
+        return TokenClips(self.path, self._clips, per_clip=self._tokenizer.temporal, vocabularies=vocabularies)
 
     def write(self, *, device: torch.device) -> None:
         """Tokenize on `device`, unless it was done before.
@@ -116,12 +123,7 @@ class TokenCache:
     def _fill(self, file: h5py.File, device: torch.device) -> None:
         starts, rows, count = self._layout()
         file.attrs.update(self._attributes)
-        shapes = {"tokens": (count, self._tokenizer.num_patches), "latent_actions": (count,)}
-        vocabularies = zip(shapes.items(), self._tokenizer.vocabularies, strict=True)
-        datasets = [
-            file.create_dataset(name, shape, dtype=np.min_scalar_type(vocabulary - 1))
-            for (name, shape), vocabulary in vocabularies
-        ]
+        datasets = [file.create_dataset(name, shape, dtype) for name, shape, dtype in self._datasets(count)]
         self._tokenizer.to(device)
         batches = range(0, len(starts), self._batch_size)
         for begin in track(batches, total=len(batches), label=f"tokenizing {self._store.path.name}"):
@@ -129,10 +131,22 @@ class TokenCache:
             chosen = np.minimum(np.arange(begin, begin + self._batch_size), len(starts) - 1)
             frames = torch.from_numpy(self._store.read_clips(starts[chosen], self._clips.length))
             made = self._tokenizer.tokenize(normalize(frames.to(device)))
-            for dataset, values in zip(datasets, made, strict=True):
+            for kept, values in zip(datasets, made, strict=True):
                 for row, clip in zip(rows[chosen], values.cpu().numpy(), strict=True):
-                    dataset[row : row + len(clip)] = clip
+                    kept[row : row + len(clip)] = clip
         self._tokenizer.to(torch.device("cpu"))
+
+    def _datasets(self, count: int) -> list[tuple[str, tuple[int, ...], np.dtype[Any]]]:
+        """Name, shape and type of what is kept of `count` rows."""
+        tokens, actions = (np.min_scalar_type(vocabulary - 1) for vocabulary in self._tokenizer.vocabularies)
+        return [("tokens", (count, self._tokenizer.num_patches), tokens), ("latent_actions", (count,), actions)]
+
+    def _check(self) -> None:
+        with open_hdf5(self.path) as file, reporting(self.path):
+            for name, shape, dtype in self._datasets(self._layout()[2]):
+                found = dataset(file, name)
+                if found is None or found.shape != shape or found.dtype != dtype:
+                    raise HDF5Error(f"{self.path} holds other tokens than those wanted, or none: remove it")
 
     def _layout(self) -> tuple[Int64[np.ndarray, " clips"], Int64[np.ndarray, " clips"], int]:
         """Where the clips to tokenize begin in the store, in which rows to put them, and how many rows there are."""
@@ -149,7 +163,9 @@ class TokenCache:
 class TokenClips(Dataset[ClipTokens]):
     """The `clips` of a store as tokens, read from a written cache."""
 
-    def __init__(self, path: Path, clips: Clips, *, per_clip: bool) -> None:
+    def __init__(self, path: Path, clips: Clips, *, per_clip: bool, vocabularies: tuple[int, int]) -> None:
+        self.path = path
+        self._vocabularies = vocabularies
         self._tokens = Rows(path, "tokens")
         self._actions = Rows(path, "latent_actions")
         self._clips = clips
@@ -159,10 +175,17 @@ class TokenClips(Dataset[ClipTokens]):
         return len(self._clips)
 
     def __getitems__(self, indices: Sequence[int]) -> ClipTokens:
-        """A batch in one read; a DataLoader with batches prefers this to `__getitem__`."""
+        """A batch in one read; a DataLoader with batches prefers this to `__getitem__`.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
         chosen, length = np.asarray(indices), self._clips.length
         rows = chosen * length if self._per_clip else self._clips.start(chosen)
         tokens, actions = self._tokens.windows(rows, length), self._actions.windows(rows, length - 1)
+        for values, vocabulary in zip((tokens, actions), self._vocabularies, strict=True):
+            if int(values.max(initial=0)) >= vocabulary:
+                raise ValueError(f"{self.path} is damaged, it has tokens that there are not: remove it")
         return ClipTokens(torch.from_numpy(tokens), torch.from_numpy(actions))
 
 
@@ -174,10 +197,11 @@ def content_digest(path: Path, *, memo: Path) -> str:
     """
     stat = path.stat()
     identity = [stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
-    if memo.exists():
-        noted = json.loads(memo.read_text())
-        if noted["identity"] == identity:
-            return str(noted["sha256"])
+    # What is there but cannot be read is made anew.
+    with contextlib.suppress(ValueError, FileNotFoundError):
+        noted = read_object(memo, "note of a hash")
+        if noted.get("identity") == identity:
+            return str(noted.get("sha256"))
     hashed = hashlib.sha256()
     with path.open("rb") as file:
         blocks = -(-stat.st_size // HASH_BLOCK)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from tinyworlds.data.hdf5 import open_hdf5
+from tinyworlds.data.hdf5 import HDF5Error, dataset, open_hdf5, reporting, texts
 
 
 def true_actions(path: str | Path, start: int, stop: int) -> Int64[np.ndarray, " n"]:
@@ -15,10 +15,16 @@ def true_actions(path: str | Path, start: int, stop: int) -> Int64[np.ndarray, "
         FileNotFoundError: there is no such file.
         ValueError: the file holds no actions, or fewer frames.
     """
-    with open_hdf5(Path(path)) as file:
-        if "actions" not in file:
-            raise ValueError(f"{path} holds no true actions: only recorded games do")
-        actions = file["actions"]
+    with open_hdf5(Path(path)) as file, reporting(Path(path)):
+        actions = dataset(file, "actions")
+        if actions is None:
+            raise HDF5Error(f"{path} holds no true actions: only recorded games do")
+        if actions.ndim != 1 or actions.dtype.kind not in "iu":
+            raise HDF5Error(f"{path}: `actions` must be one whole number a frame")
         if not 0 <= start <= stop <= len(actions):
-            raise ValueError(f"{path} has {len(actions)} actions; actions {start} to {stop} were asked for")
-        return np.asarray(actions[start:stop], np.int64)
+            raise HDF5Error(f"{path} has {len(actions)} actions; actions {start} to {stop} were asked for")
+        taken = actions[start:stop].astype(np.int64)
+        names = texts(file, "action_names")
+        if len(taken) and (taken.min() < 0 or taken.max() >= (256 if names is None else len(names))):
+            raise HDF5Error(f"{path}: `actions` has numbers that stand for none of the action_names")
+        return taken

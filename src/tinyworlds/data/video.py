@@ -7,6 +7,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.container import InputContainer
 from av.filter import Graph
 from jaxtyping import UInt8
 from omegaconf import DictConfig, OmegaConf
@@ -16,6 +17,14 @@ from tinyworlds.data.settings import check_number, crop_box, frame_size
 from tinyworlds.data.store import StoreWriter, check_free
 from tinyworlds.progress import track
 
+FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,asf,ogg,gif,ivf,yuv4mpegpipe,h264,hevc,wav,mp3"
+)
+"""FFmpeg's names of what is a film in one file; others are lists of further files to read, or of devices."""
+MAX_PIXELS = 2**25
+"""Of a frame: 8K."""
+MAX_GAP = 3600
+"""Seconds from one frame to the next, which ``fps=`` fills with copies."""
 STORE_SUFFIXES = (".h5", ".hdf5")
 
 
@@ -59,9 +68,7 @@ class Extraction:
         settings = self.settings(video)
         height, width = frame_size(self.size)
         try:
-            with av.open(str(video)) as container:
-                if not container.streams.video:
-                    raise ValueError(f"{video} has no video in it")
+            with self._open(video) as container:
                 stream = container.streams.video[0]
                 stream.thread_type = "AUTO"
                 fps = self.fps or (float(stream.average_rate) if stream.average_rate else None)
@@ -76,6 +83,25 @@ class Extraction:
         except av.error.FFmpegError as error:
             raise ValueError(f"{video} cannot be read as a video: {error.strerror}") from None
 
+    @staticmethod
+    def _open(video: Path) -> InputContainer:
+        """The video, open, unless it is something else."""
+        # An absolute name cannot be taken for an address.
+        limits = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+        try:
+            container = av.open(str(video.resolve()), options=limits)
+        except av.error.ArgumentError:
+            raise ValueError(f"{video} cannot be read as a video: it is of no format that films have") from None
+        if not container.streams.video:
+            raise ValueError(f"{video} has no video in it")
+        stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise ValueError(f"{video} cannot be read as a video: it is in no form that FFmpeg knows")
+        if stream.width * stream.height > MAX_PIXELS:
+            raise ValueError(f"{video} is of {stream.height}x{stream.width} pixels, more than {MAX_PIXELS}")
+        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+        return container
+
     def _expected(self, container: Any, fps: float | None) -> int | None:
         """About how many frames there will be, where the file says how long it is."""
         if fps is None or container.duration is None:
@@ -87,7 +113,11 @@ class Extraction:
         graph = self._graph(stream)
         if self.start > 0:
             container.seek(int(self.start * av.time_base))  # to the key frame before
+        last: float | None = None
         for decoded in container.decode(stream):
+            if decoded.time is not None and last is not None and abs(decoded.time - last) > MAX_GAP:
+                raise ValueError(f"the clock of {container.name} jumps by more than {MAX_GAP} s at {last:g} s")
+            last = decoded.time
             if decoded.time is not None and decoded.time < self.start:
                 continue
             if decoded.time is not None and self.end is not None and decoded.time >= self.end:

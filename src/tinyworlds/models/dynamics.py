@@ -10,7 +10,7 @@ from einops import repeat
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from tinyworlds.data.settings import check_whole
+from tinyworlds.data.settings import check_types, check_whole
 from tinyworlds.data.token_cache import ClipTokens
 from tinyworlds.maskgit import Decoding, anchored_mask, decode, frame_mask
 from tinyworlds.media import grid
@@ -95,6 +95,7 @@ class Dynamics(Stage):
 
     @classmethod
     def from_hyperparameters(cls, hyperparameters: Mapping[str, Any]) -> Self:
+        check_types(cls, hyperparameters)
         return cls(
             **{
                 "feed_forward": SWIGLU,  # of checkpoints from before there was a choice

@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import nn
 
+from tinyworlds.data.settings import check_types
+
 
 def build_choice(
     choices: Mapping[str, type[nn.Module]], part: str, options: Mapping[str, Any], **fixed: Any
@@ -17,6 +19,7 @@ def build_choice(
     name: Any = options.get("name")
     if name not in choices:
         raise ValueError(f"stage.{part}.name={name!r} is none of {', '.join(choices)}")
+    check_types(choices[name], options, prefix=f"stage.{part}.")
     try:
         return choices[name](**{key: value for key, value in options.items() if key != "name"}, **fixed)
     except TypeError as error:

@@ -1,0 +1,498 @@
+"""Files that strangers made to do harm, in every place where a file is read."""
+
+import functools
+import io
+import json
+import os
+import pickle
+import shutil
+import struct
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import av
+import h5py
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tinyworlds import World
+from tinyworlds.checkpoints import load_stage, newest, save_stage, write_result
+from tinyworlds.data.hdf5 import FILTERS
+from tinyworlds.data.hub import fetch_shared, rewrite, store_card
+from tinyworlds.data.store import FrameStore
+from tinyworlds.data.truth import true_actions
+from tinyworlds.data.video import Extraction
+from tinyworlds.interop import read_checkpoint
+from tinyworlds.media import replacing
+from tinyworlds.models import Dynamics, VideoTokenizer
+from tinyworlds.pretrained import beside
+from tinyworlds.repository import fetch
+from tinyworlds.torch_files import load
+
+from .contained import contained, outcome
+
+CANARY = "canary"
+EXTRACTION = {"fps": 10, "size": 16, "crop": {}, "start": 0, "end": None}
+linux = pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of a process as Linux does")
+
+
+class Call:
+    """Pickled, a call that makes the canary in the current folder."""
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {CANARY}",)
+
+
+def saved(content: Any, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer, **options)
+    return buffer.getvalue()
+
+
+def entries(*named: tuple[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in named:
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def with_locator(shown: bytes, hidden: bytes) -> bytes:
+    """A zip whose first reader sees `shown`, and one that believes where its directory is said to be, `hidden`."""
+    locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, len(hidden) - 98, 1)
+    return hidden + shown[:-42] + locator + shown[-22:]
+
+
+def laughs() -> Any:
+    inner: Any = ["ha"] * 10
+    for _ in range(12):
+        inner = [inner] * 10
+    return inner
+
+
+EVIL = {"stage": "video_tokenizer", "hyper_parameters": {"dataset": {"name": Call()}}, "state_dict": {}}
+PLAIN = saved({"stage": "video_tokenizer"})
+EXPLOITS: dict[str, Callable[[], bytes]] = {
+    "pickle": lambda: pickle.dumps(Call()),
+    "call": lambda: saved(Call()),
+    "call in hyperparameters": lambda: saved(EVIL),
+    "call in a public config": lambda: saved({"config": {"a": [{"b": Call()}]}, "model": {}}),
+    "call of an older torch": lambda: saved(EVIL, _use_new_zipfile_serialization=False),
+    "older torch before a harmless zip": lambda: saved({"a": 1}, _use_new_zipfile_serialization=False) + PLAIN,
+    "two directories": lambda: with_locator(PLAIN, saved({"stage": "dynamics"})),
+    "two entries in unlike case": lambda: entries(
+        ("a/DATA.PKL", pickle.dumps(Call(), 2)), ("a/data.pkl", pickle.dumps({"stage": "dynamics"}, 2))
+    ),
+    "call inside an entry": lambda: entries(("a/data.pkl", saved(EVIL))),
+    "entry outside": lambda: entries(("a/data.pkl", b"\x80\x02N."), (f"../{CANARY}", b"1")),
+    "numpy": lambda: npz(np.array([Call()], object)),
+    "lists in lists": lambda: saved({"stage": laughs()}),
+    "itself": lambda: saved(endless()),
+    "key of other kinds": lambda: saved({"stage": "video_tokenizer", "state_dict": {1: 2}, "hyper_parameters": {3: 4}}),
+    "nothing": lambda: b"",
+    "a device": lambda: b"\0" * 10**5,
+}
+
+
+def npz(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, array=array)
+    return buffer.getvalue()
+
+
+def endless() -> dict[str, Any]:
+    loop: dict[str, Any] = {"stage": "video_tokenizer"}
+    loop["hyper_parameters"] = loop
+    return loop
+
+
+def in_world(name: str) -> Callable[[Path, bytes], None]:
+    """Read a world's folder whose file `name` is the exploit."""
+
+    def read(folder: Path, content: bytes) -> None:
+        shutil.copytree(folder / "valid", folder / "world")
+        (folder / "world" / name).write_bytes(content)
+        World.load(folder / "world")
+
+    return read
+
+
+def shared(name: str) -> Callable[[Path, bytes], None]:
+    """Share a world beside which `name` is the exploit."""
+
+    def read(folder: Path, content: bytes) -> None:
+        (folder / "world").mkdir()
+        (folder / "world" / name).write_bytes(content)
+        world = World(opened_once(folder / "valid.ckpt"))
+        world.folder = folder / "world"
+        world.save_pretrained(folder / "again")
+
+    return read
+
+
+@functools.cache
+def opened_once(path: Path) -> Dynamics:
+    return load_stage(path, Dynamics)
+
+
+def in_file(name: str, read: Callable[[Path], Any]) -> Callable[[Path, bytes], None]:
+    def place(folder: Path, content: bytes) -> None:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+        read(folder / name)
+
+    return place
+
+
+def public_folder(state: bool) -> Callable[[Path, bytes], None]:
+    def place(folder: Path, content: bytes) -> None:
+        (folder / "public").mkdir()
+        (folder / "public" / "state.pt").write_bytes(content if state else saved({"config": {}}))
+        (folder / "public" / "model_state_dict.pt").write_bytes(saved({}) if state else content)
+        config, _ = read_checkpoint(folder / "public")
+        assert config, "the exploit was read"
+
+    return place
+
+
+def with_result(path: Path) -> None:
+    newest(path.parents[3], "game", "dynamics")
+
+
+READERS: dict[str, Callable[[Path, bytes], None]] = {
+    "world.ckpt": in_file("world.ckpt", World.load),
+    "tokenizer.ckpt": in_file("tokenizer.ckpt", lambda path: load_stage(path, VideoTokenizer)),
+    "world/model.safetensors": in_world("model.safetensors"),
+    "world/config.json": in_world("config.json"),
+    "world/metrics.json": shared("metrics.json"),
+    "world/preview.gif": shared("preview.gif"),
+    "public.pth": in_file("public.pth", read_checkpoint),
+    "public/state.pt": public_folder(state=True),
+    "public/model_state_dict.pt": public_folder(state=False),
+    "frames.h5": in_file("frames.h5", FrameStore),
+    "actions": in_file("frames.h5", lambda path: true_actions(path, 0, 1)),
+    "game.mp4": in_file("game.mp4", lambda path: Extraction(**EXTRACTION).write(path, path.with_suffix(".h5"))),
+    "result.json": in_file("runs/game/dynamics/1/result.json", with_result),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dynamics) -> Path:
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    monkeypatch.chdir(inside)
+    save_stage(dynamics, inside / "valid.ckpt")
+    World(dynamics).save_pretrained(inside / "valid")
+    return inside
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("reader", READERS)
+def test_an_exploit_is_refused_wherever_it_is_read(folder, reader):
+    known = {"valid.ckpt", "valid", "world", "public", "runs", reader, "frames.h5"}
+    for name, made in EXPLOITS.items():
+        for path in ("world", "public"):
+            shutil.rmtree(folder / path, ignore_errors=True)
+        content = made()
+        assert outcome(lambda content=content: READERS[reader](folder, content)), name
+        assert {path.name for path in folder.iterdir()} <= known, name
+        assert [path.name for path in folder.parent.iterdir()] == ["inside"], name
+    pickle.loads(pickle.dumps(Call()))
+    assert (folder / CANARY).exists()  # it would have
+
+
+@linux
+def test_small_checkpoints_that_describe_large_models_take_no_memory(folder):
+    checkpoint = torch.load(folder / "valid.ckpt", weights_only=True)
+    tokenizer = checkpoint["hyper_parameters"]["video_tokenizer"]
+    changes: dict[str, dict[str, Any]] = {
+        "embed_dim": {"embed_dim": 60000},
+        "hidden_dim": {"hidden_dim": 2**40},
+        "blocks": {"num_blocks": 10**6},
+        "experts": {"feed_forward": {"name": "moe", "num_experts": 60000, "top_k": 1, "balance_weight": 0.0}},
+        "clip": {"dataset": {**checkpoint["hyper_parameters"]["dataset"], "clip_length": 10**9}},
+        "size": {"video_tokenizer": {**tokenizer, "frame_size": (2**20, 2**20)}},
+        "bins": {"video_tokenizer": {**tokenizer, "num_bins": 1200}},
+        "text": {"embed_dim": "16"},
+        "nothing": {"dataset": {}},
+        "tensor": {"mask_ratio": torch.zeros(3)},
+    }
+
+    def read() -> list[str]:
+        sentences = []
+        for change in changes.values():
+            torch.save({**checkpoint, "hyper_parameters": {**checkpoint["hyper_parameters"], **change}}, "large.ckpt")
+            sentences.append(outcome(lambda: World.load("large.ckpt")))
+        return sentences
+
+    sentences = dict(zip(changes, contained(read), strict=True))
+    for name, sentence in sentences.items():
+        assert sentence.startswith("large.ckpt was made by another version"), name
+    assert "num_experts=60000 is more than 64" in sentences["experts"]
+
+
+def frames_in(path: Path, **options: Any) -> Path:
+    with h5py.File(path, "w") as file:
+        file.create_dataset("frames", **({"data": np.full((8, 16, 16, 3), 7, np.uint8)} | options))
+    return path
+
+
+def put(name: str, value: Any) -> Callable[[h5py.File], None]:
+    return lambda file: file.attrs.__setitem__(name, value)
+
+
+def virtual(file: h5py.File) -> None:
+    layout = h5py.VirtualLayout((8, 16, 16, 3), np.uint8)
+    layout[:] = h5py.VirtualSource("secret.h5", "frames", (8, 16, 16, 3))
+    del file["frames"]
+    file.create_virtual_dataset("frames", layout)
+
+
+def instead(**options: Any) -> Callable[[h5py.File], None]:
+    """`frames` made with other options."""
+
+    def make(file: h5py.File) -> None:
+        del file["frames"]
+        file.create_dataset("frames", **options)
+
+    return make
+
+
+def linked(link: Any, name: str = "frames") -> Callable[[h5py.File], None]:
+    def make(file: h5py.File) -> None:
+        if name in file:
+            file.move(name, "elsewhere")
+        file[name] = link
+
+    return make
+
+
+def filtered(file: h5py.File) -> None:
+    """Packed by a filter that HDF5 would have to load."""
+    made = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    made.set_chunk((1, 16, 16, 3))
+    made.set_filter(32768 - 2, h5py.h5z.FLAG_OPTIONAL)
+    assert 32768 - 2 not in FILTERS
+    del file["frames"]
+    space = h5py.h5s.create_simple((8, 16, 16, 3))
+    h5py.h5d.create(file.id, b"frames", h5py.h5t.NATIVE_UINT8, space, made)
+
+
+SHAPE = {"dtype": np.uint8, "chunks": (1, 16, 16, 3)}
+STORES: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
+    "external link": (linked(h5py.ExternalLink("secret.h5", "/frames")), "is a link to elsewhere"),
+    "soft link": (linked(h5py.SoftLink("/elsewhere")), "is a link to elsewhere"),
+    "link to itself": (linked(h5py.SoftLink("/frames")), "is a link to elsewhere"),
+    "link of episodes": (linked(h5py.ExternalLink("secret.h5", "/x"), "episode_starts"), "is a link to elsewhere"),
+    "virtual": (virtual, "are in other files"),
+    "external values": (
+        instead(shape=(8, 16, 16, 3), dtype=np.uint8, external=[("secret.h5", 0, 8 * 768)]), "are in other files",
+    ),
+    "foreign filter": (filtered, "is packed by filter 32766"),
+    "group": (lambda file: (file.move("frames", "x"), file.create_group("frames"))[0], "is no dataset"),
+    "frames without end": (instead(shape=(2**40, 16, 16, 3), **SHAPE), "more than 33554432"),
+    "frames without sides": (instead(shape=(8, 0, 16, 3), dtype=np.uint8), "is empty"),
+    "vast frames": (instead(shape=(8, 2**15, 16, 3), **SHAPE), "larger than 2048x2048"),
+    "vast chunks": (
+        instead(shape=(2**18, 64, 64, 3), dtype=np.uint8, chunks=(2**15, 64, 64, 3), compression="gzip"),
+        "in chunks of",
+    ),
+    "references": (instead(shape=(8,), dtype=h5py.ref_dtype), "must be uint8"),
+    "texts": (instead(shape=(8,), dtype=h5py.string_dtype()), "must be uint8"),
+    "episodes without end": (
+        lambda file: file.create_dataset("episode_starts", (2**40,), np.int64, chunks=(1024,)), "at most 1048576",
+    ),
+    "episodes of floats": (lambda file: file.__setitem__("episode_starts", [0.0, 2.5]), "whole numbers"),
+    "fps of text": (put("fps", "x"), "fps is no positive number"),
+    "fps of nothing": (put("fps", float("nan")), "fps is no positive number"),
+    "endless fps": (put("fps", float("inf")), "fps is no positive number"),
+    "many fps": (put("fps", np.ones(50)), "fps is no positive number"),
+    "empty fps": (put("fps", h5py.Empty("f")), "is damaged"),
+    "vast source": (put("source", "x" * 10**6), "source is no line of text"),
+    "escape in the source": (put("source", "\x1b]0;owned\x07"), "source is no line of text"),
+    "pickle for a source": (put("source", np.void(pickle.dumps(Call()))), "source is no line of text"),
+    "no text for a source": (put("source", b"\xff\xfe"), "source is no line of text"),
+    "one action name": (put("action_names", "up"), "action_names is no list"),
+    "numbers for action names": (put("action_names", [1, 2]), "action_names is no line of text"),
+    "settings nested deeply": (put("settings", '{"a":' * 5000 + "1" + "}" * 5000), "read: it is nested too deeply"),
+    "settings that are none": (put("settings", "[1]"), "settings cannot be read: it is no object"),
+    "pickle for settings": (put("settings", np.void(pickle.dumps(Call()))), "settings is no line of text"),
+}  # fmt: skip
+
+
+@linux
+def test_stores_that_reach_out_or_declare_too_much_are_refused(folder):
+    frames_in(folder / "secret.h5")
+
+    def read() -> list[str]:
+        sentences = []
+        for number, (change, _) in enumerate(STORES.values()):
+            with h5py.File(frames_in(folder / f"store{number}.h5"), "r+") as file:
+                change(file)
+            sentences.append(outcome(lambda path=folder / f"store{number}.h5": FrameStore(path)))
+        return sentences
+
+    for name, sentence in zip(STORES, contained(read), strict=True):
+        assert STORES[name][1] in sentence, (name, sentence)
+    assert not (folder / CANARY).exists()
+
+
+def test_actions_in_other_files_or_beyond_their_names_are_refused(folder):
+    frames_in(folder / "secret.h5")
+    for value, named in (
+        (h5py.ExternalLink("secret.h5", "/frames"), "is a link to elsewhere"),
+        (np.array([0, 2]), "stand for none of the action_names"),
+        (np.array([0, -1]), "stand for none of the action_names"),
+        (np.array([0.0, 1.0]), "one whole number a frame"),
+    ):
+        with h5py.File(frames_in(folder / "store.h5"), "r+") as file:
+            file["actions"] = value
+            file.attrs["action_names"] = ["up", "down"]
+        assert named in outcome(lambda: true_actions(folder / "store.h5", 0, 2))
+
+
+def test_a_small_file_is_not_made_into_a_vast_store(folder):
+    frames_in(folder / "public.h5", data=None, shape=(2**20, 16, 16, 3), dtype=np.uint8, chunks=(64, 16, 16, 3))
+    sentence = outcome(lambda: rewrite(folder / "public.h5", folder / "store.h5", source="x", size=16))
+    assert "far more than it can hold" in sentence
+    assert not (folder / "store.h5").exists()
+
+
+def film(path: Path, times: list[int]) -> Path:
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width = stream.height = 32
+        for time in times:
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), time % 256, np.uint8), format="rgb24")
+            frame.pts = time
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+LISTS = {
+    "ffconcat": "ffconcat version 1.0\nfile secret.mp4\n",
+    "HLS": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:0.5,\nsecret.mp4\n#EXT-X-ENDLIST\n",
+    "DASH": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011"><BaseURL>secret.mp4</BaseURL></MPD>',
+    "SDP": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n",
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+@pytest.mark.parametrize("suffix", [".mp4", ".m3u8", ".ffconcat"])
+def test_a_list_of_other_films_is_no_video(folder, name, suffix):
+    film(folder / "secret.mp4", list(range(5)))
+    path = folder / f"game{suffix}"
+    path.write_text(LISTS[name])
+    assert "cannot be read as a video" in outcome(lambda: Extraction(**EXTRACTION).write(path, folder / "out.h5"))
+    assert not (folder / "out.h5").exists()
+    assert Extraction(**EXTRACTION).write(folder / "secret.mp4", folder / "out.h5") == 5
+
+
+def test_a_film_whose_clock_jumps_does_not_fill_the_disk(folder):
+    film(folder / "game.mp4", [0, 1, 2, 10**6])
+    sentence = outcome(lambda: Extraction(**EXTRACTION).write(folder / "game.mp4", folder / "out.h5"))
+    assert "jumps by more than 3600 s" in sentence
+    assert not (folder / "out.h5").exists()
+
+
+def test_a_result_names_only_a_file_beside_it(folder):
+    run = folder / "runs" / "game" / "dynamics" / "1"
+    for name in ("../../evil.ckpt", "/etc/passwd", "", "..", 5, None):
+        run.mkdir(parents=True, exist_ok=True)
+        (run / "result.json").write_text(json.dumps({"checkpoint": name}))
+        assert "is no file beside it" in outcome(lambda: newest(folder / "runs", "game", "dynamics"))
+
+
+def test_files_of_the_user_are_not_passed_on_through_links(folder):
+    world = World.load(folder / "valid.ckpt")
+    world.save_pretrained(folder / "world")
+    (folder / "secret.json").write_text('{"token": "hf_secret"}')
+    (folder / "world" / "metrics.json").symlink_to(folder / "secret.json")
+    assert "is a link that leads outside" in outcome(
+        lambda: World.load(folder / "world").save_pretrained(folder / "again")
+    )
+    assert not (folder / "again").exists()
+
+
+def test_nothing_is_written_through_a_link_in_a_worlds_folder(folder):
+    (folder / "world").mkdir()
+    (folder / "outside").mkdir()
+    (folder / "world" / "play").symlink_to(folder / "outside")
+    assert "is a link to elsewhere" in outcome(lambda: beside(folder / "world", "play", runs_dir="runs"))
+    (folder / "target").write_text("kept")
+    (folder / f".out.txt.{os.getpid()}").symlink_to(folder / "target")
+    with replacing(folder / "out.txt") as unfinished:
+        unfinished.write_text("written")
+    assert (folder / "target").read_text() == "kept"
+
+
+def test_a_config_of_hydra_beside_a_world_is_not_read(folder, monkeypatch):
+    monkeypatch.setenv("SECRET", "hf_secret")
+    target = "{_target_: os.system, command: touch canary}"
+    for place in (folder, folder / "valid"):
+        (place / "config.yaml").write_text(f"name: ${{oc.env:SECRET}}\nstage: {target}\n")
+        (place / ".hydra").mkdir()
+        shutil.copy(place / "config.yaml", place / ".hydra" / "config.yaml")
+    for number, world in enumerate((folder / "valid.ckpt", folder / "valid")):
+        World.load(world).save_pretrained(folder / f"again{number}")
+        for written in (folder / f"again{number}").iterdir():
+            assert b"hf_secret" not in written.read_bytes()
+    assert not (folder / CANARY).exists()
+
+
+@pytest.mark.parametrize("name", ["../x.h5", "$(touch canary).h5", "-x.h5", "a\nb.h5", "..h5"])
+def test_a_store_of_an_odd_name_is_not_written(hub, tmp_path, name):
+    hub.add("datasets/me/frames", {name: b"x"})
+    assert outcome(lambda: fetch_shared("me/frames", tmp_path / "data"))
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("file", ["../../secret", "/etc/passwd", "a/../../secret", "..\\secret"])
+def test_a_file_outside_a_repository_is_not_fetched(hub, file):
+    hub.add("models/me/world", {"config.json": b"{}"})
+    assert "outside of it" in outcome(lambda: fetch("me/world", file, kind="model", place="here"))
+
+
+def test_cards_show_foreign_text_as_text(folder, small_store):
+    world = World.load(folder / "valid.ckpt")
+    world.dynamics.dataset["name"] = "<script>alert(1)</script> [x](javascript:1)"
+    run = folder / "run"
+    command = "python train.py\n```\n<img src=x>"
+    write_result(run, stage="dynamics", checkpoint=run / "a.ckpt", metric=0.5, seconds=1.0, command=command)
+    names = ["up|down", "`x`\n\n# Heading", "<b>", "none"]
+    (run / "metrics.json").write_text(json.dumps({"actions": {"names": names}, "a|b": 10**400, "<i>": 1.5}))
+    world.folder = run
+    world.save_pretrained(folder / "world")
+    card = (folder / "world" / "README.md").read_text()
+    for markup in ("<script>", "[x](", "<img", "<b>", "<i>", "\n# Heading"):
+        assert markup not in card, markup
+    assert "The command was not kept" in card
+    with h5py.File(small_store, "r+") as file:
+        file.attrs["source"] = "<script>|x|"
+    with FrameStore(small_store) as store:
+        assert "<script>" not in store_card(store, repo="me/frames", license="mit")
+
+
+def test_weights_that_are_another_pickle_within_safetensors_are_only_bytes(folder):
+    save_file({"a": torch.frombuffer(bytearray(pickle.dumps(Call())), dtype=torch.uint8)}, folder / "a.safetensors")
+    (folder / "world").mkdir()
+    (folder / "world" / "model.safetensors").write_bytes((folder / "a.safetensors").read_bytes())
+    World.load(folder / "valid.ckpt").save_pretrained(folder / "world", overwrite=True)
+    (folder / "world" / "model.safetensors").write_bytes((folder / "a.safetensors").read_bytes())
+    assert "does not fit its config.json" in outcome(lambda: World.load(folder / "world"))
+    assert not (folder / CANARY).exists()
+
+
+def test_the_directory_of_an_archive_is_where_torch_reads_it(tmp_path):
+    path = tmp_path / "a.pt"
+    path.write_bytes(PLAIN)
+    assert load(path) == {"stage": "video_tokenizer"}
+    for content in (PLAIN + b"\0", b"\0" + PLAIN, PLAIN[:-2] + b"\x01\x00x", with_locator(PLAIN, PLAIN)):
+        path.write_bytes(content)
+        assert outcome(lambda: load(path))
