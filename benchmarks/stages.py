@@ -49,7 +49,8 @@ def build_stages(
     built: dict[str, Built] = {}
     for name in STAGES:
         config = compose_train([f"stage={name}", *options, *stage_options.get(name, ())])
-        given: dict[str, Any] = {"dataset": {"clip_length": clip_length or config.data.clip_length}}
+        known = {"name": "noise", "path": "noise.h5", "val_fraction": 0.1}
+        given: dict[str, Any] = {"dataset": {**known, "clip_length": clip_length or config.data.clip_length}}
         if name == "dynamics":
             given |= copy.deepcopy({tokenizer: made.stage for tokenizer, made in built.items()})
         else:

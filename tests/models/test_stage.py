@@ -16,7 +16,7 @@ from tinyworlds.models import ActionTokenizer, Dynamics, VideoTokenizer
 
 torch.manual_seed(0)
 shared = {"embed_dim": 12, "num_heads": 2, "hidden_dim": 24, "norm": "pre"}
-known = {"frame_size": (16, 16), "dataset": {"clip_length": 3}}
+known = {"frame_size": (16, 16), "dataset": {"name": "test", "path": "test.h5", "val_fraction": 0.1, "clip_length": 3}}
 video = VideoTokenizer(
     **known, **shared, patch_size=8, num_blocks=1, latent_dim=3, num_bins=3, patches="conv", temporal=True,
     latent_norm=False, moving_weight=0,
