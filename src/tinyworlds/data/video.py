@@ -17,7 +17,9 @@ from tinyworlds.data.settings import check_number, crop_box, frame_size
 from tinyworlds.data.store import StoreWriter, check_free
 from tinyworlds.progress import track
 
-FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,asf,ogg,gif,ivf,yuv4mpegpipe,h264,hevc,wav,mp3"
+FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,asf,ogg,gif,ivf,yuv4mpegpipe,h264,hevc,wav,mp3"
+)
 """FFmpeg's names of what is a film in one file; others are lists of further files to read, or of devices."""
 MAX_PIXELS = 2**25
 """Of a frame: 8K."""
