@@ -16,11 +16,11 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 
-from tinyworlds.checkpoints import load_tokenizers, newest, write_result
+from tinyworlds.checkpoints import load_tokenizers, write_result
 from tinyworlds.command import build, command
 from tinyworlds.data.datamodules import ClipDataModule
 from tinyworlds.data.settings import check_whole
-from tinyworlds.models import STAGES, ActionTokenizer, Stage, VideoTokenizer
+from tinyworlds.models import STAGES, Stage
 from tinyworlds.models.description import check_limits
 from tinyworlds.models.stage import METRIC
 from tinyworlds.optim import Optimization
@@ -111,14 +111,14 @@ def build_stage(config: DictConfig, stage: str, data: ClipDataModule) -> Stage:
     known: dict[str, Any] = {"frame_size": data.frame_size, "dataset": data.description}
     if stage != "dynamics":
         return build(config.stage, **known)
-    for kind in (VideoTokenizer, ActionTokenizer):  # so that the run's config.yaml says which
-        config[kind.name] = str(config[kind.name] or newest(config.runs_dir, config.data.name, kind.name))
     tokenizers = load_tokenizers(
         video_tokenizer=config.video_tokenizer,
         action_tokenizer=config.action_tokenizer,
         runs_dir=config.runs_dir,
         **known,
     )
+    for tokenizer in tokenizers:  # so that the run's config.yaml says which
+        config[tokenizer.name] = str(tokenizer.loaded_from)
     data.use_tokenizer(tokenizers)
     return build(
         config.stage,

@@ -17,10 +17,11 @@ import matplotlib as mpl
 import torch
 
 from benchmarks import measure, stores
-from benchmarks.bench import cached_loss, training_step
+from benchmarks.bench import training_step
 from benchmarks.report import duration
 from benchmarks.stages import build_stages
 from tinyworlds.command import CONF, build
+from tinyworlds.data.token_cache import ClipTokens
 from tinyworlds.media import replacing
 from tinyworlds.models import Dynamics
 from tinyworlds.progress import track
@@ -78,7 +79,7 @@ def model_step(setting: dict[str, int]) -> float:
     assert isinstance(stage, Dynamics)
     tokens = torch.randint(setting["V"], (setting["batch"], setting["T"], setting["P"]))
     actions = torch.zeros(setting["batch"], setting["T"] - 1, dtype=torch.long)
-    loss = partial(cached_loss, stage.train(), tokens, actions)
+    loss = partial(stage.train().training_step, ClipTokens(tokens, actions), 0)
     step = partial(training_step, stage, build(config.optimizer)(stage.parameters()), loss, clip=1.0)
     step()
     return median(measure.seconds_of(step, CPU) for _ in range(STEPS))

@@ -1,6 +1,7 @@
 """The stages as `train.py` would build them, untrained."""
 
 import copy
+import warnings
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -11,6 +12,9 @@ from omegaconf import DictConfig
 
 from tinyworlds.command import CONF, build
 from tinyworlds.models import STAGES, Stage
+
+# There is no trainer that would log.
+warnings.filterwarnings("ignore", message=".*self.log.*")
 
 NONE: Mapping[str, Sequence[str]] = MappingProxyType({})
 

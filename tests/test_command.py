@@ -21,7 +21,7 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     ("arguments", "named"),
     [
         (["stage=dynamics"], "stage=video_tokenizer"),
-        (["stage=dynamics", "video_tokenizer=none.ckpt"], "none.ckpt"),
+        (["stage=dynamics", "video_tokenizer=none.ckpt", "action_tokenizer=other.ckpt"], "none.ckpt"),
         (["stage=video_tokenizer", "data.batch_size=0"], "data.batch_size=0"),
         (["stage=video_tokenizer", "stage.embed_dim=63"], "embed_dim=63"),
         (["stage=video_tokenizer", "stage.patch_size=7"], "patch_size=7"),

@@ -52,6 +52,7 @@ def load_stage(path: str | Path, kind: type[AnyStage]) -> AnyStage:
         raise ValueError(f"{path} was made by another version of TinyWorlds: {error}") from None
     model = kind.from_hyperparameters(hyperparameters)
     model.load_state_dict(tensors)
+    model.loaded_from = path
     return model.eval()
 
 

@@ -88,11 +88,7 @@ def evaluate(world: World, data: ClipDataModule, *, clips: int, seed: int) -> Ev
         true=films[:, context],
     )
     scores.put("prediction", {"action_margin": margin}, otherwise="")
-    obedience = None
-    if truth is None or confusion is None:
-        scores.put("obedience", dict.fromkeys(("accuracy", "chance", "reconstructed")), otherwise=lacking)
-    else:
-        obedience = _put_obedience(scores, pairs, used, confusion, seen, truth)
+    obedience = _put_obedience(scores, pairs, used, confusion, seen, truth, lacking)
     _put_speed(scores, world, films[0, :context])
     return Evaluation(
         scores=scores,
@@ -182,11 +178,15 @@ def _put_obedience(
     scores: Scores,
     pairs: UInt8[np.ndarray, "N codes 2 H W 3"],
     codes: Int64[np.ndarray, " codes"],
-    confusion: Int64[np.ndarray, "n_codes actions"],
+    confusion: Int64[np.ndarray, "n_codes actions"] | None,
     seen: Transitions,
-    truth: Truth,
-) -> Float[np.ndarray, "actions actions"]:
+    truth: Truth | None,
+    lacking: str,
+) -> Float[np.ndarray, "actions actions"] | None:
     """Score what the probe reads off the transitions imagined under each of `codes`; the table of it."""
+    if truth is None or confusion is None:
+        scores.put("obedience", dict.fromkeys(("accuracy", "chance", "reconstructed")), otherwise=lacking)
+        return None
     size, present = len(truth.names), confusion.sum(0) > 0
     before, after = (rearrange(pairs[:, :, place], "n k h w c -> (n k) h w c") for place in (0, 1))
     meant, use = control.best_map(confusion)[codes], confusion.sum(1)[codes].astype(float)

@@ -3,6 +3,7 @@
 Its models are ours at ``experiment=reference`` (github.com/AlmondGod/tinyworlds).
 """
 
+import copy
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -90,7 +91,7 @@ def hyperparameters(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{variant}={config[variant]}: there is no such variant here")
     transformer = _numbers(config, TRANSFORMER)
     patches = _numbers(config, ("frame_size", "patch_size"))
-    made = {**FIXED[name], **TRAINING[name], "dataset": _dataset(config)}
+    made = {**FIXED[name], **copy.deepcopy(TRAINING[name]), "dataset": _dataset(config)}
     if name != Dynamics.name:
         made["frame_size"] = (patches["frame_size"], patches["frame_size"])
     if name == ActionTokenizer.name:

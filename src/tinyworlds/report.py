@@ -113,7 +113,7 @@ def _plots(out: Path, evaluation: Evaluation) -> dict[str, str]:
             columns=names,
             row_label="inferred action",
             column_label="true action",
-            title="What an inferred action says of the true one",
+            title="Inferred and true actions",
         )
         save_plot(out / "confusion.png", figure)
         shown["confusion.png"] = "For each inferred action, shares of the true actions, and the one it stands for"

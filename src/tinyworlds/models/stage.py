@@ -51,6 +51,7 @@ class Stage(L.LightningModule, ABC):
         self.frame_size = frame_size
         self.dataset = dict(dataset)
         self.optimization: Optimization | None = None
+        self.loaded_from: Path | None = None  # a checkpoint
         self.validation_psnr = validation_psnr()
         self.validation_ssim = StructuralSimilarityIndexMeasure(data_range=(-1.0, 1.0))
         self.code_usage = CodeUsage(codes)
