@@ -283,6 +283,7 @@ def filtered(file: h5py.File) -> None:
     h5py.h5d.create(file.id, b"frames", h5py.h5t.NATIVE_UINT8, space, made)
 
 
+RAGGED = np.array([np.zeros(1, np.uint8), np.zeros(2, np.uint8)], object)
 SHAPE = {"dtype": np.uint8, "chunks": (1, 16, 16, 3)}
 STORES: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
     "external link": (linked(h5py.ExternalLink("secret.h5", "/frames")), "is a link to elsewhere"),
@@ -318,7 +319,7 @@ STORES: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
     "pickle for a source": (put("source", np.void(pickle.dumps(Call()))), "source is neither numbers nor text"),
     "no text for a source": (put("source", b"\xff\xfe"), "source is no line of text"),
     "lists of lists for action names": (
-        lambda file: file.attrs.create("action_names", np.zeros(2, object), dtype=h5py.vlen_dtype(np.uint8)),
+        lambda file: file.attrs.create("action_names", shape=(2,), data=RAGGED, dtype=h5py.vlen_dtype(np.uint8)),
         "action_names is neither numbers nor text",
     ),
     "one action name": (put("action_names", "up"), "action_names is no list"),
