@@ -283,6 +283,7 @@ def filtered(file: h5py.File) -> None:
     h5py.h5d.create(file.id, b"frames", h5py.h5t.NATIVE_UINT8, space, made)
 
 
+RAGGED = np.array([np.zeros(1, np.uint8), np.zeros(2, np.uint8)], object)
 SHAPE = {"dtype": np.uint8, "chunks": (1, 16, 16, 3)}
 STORES: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
     "external link": (linked(h5py.ExternalLink("secret.h5", "/frames")), "is a link to elsewhere"),
@@ -315,13 +316,17 @@ STORES: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
     "empty fps": (put("fps", h5py.Empty("f")), "is damaged"),
     "vast source": (put("source", "x" * 10**6), "source is no line of text"),
     "escape in the source": (put("source", "\x1b]0;owned\x07"), "source is no line of text"),
-    "pickle for a source": (put("source", np.void(pickle.dumps(Call()))), "source is no line of text"),
+    "pickle for a source": (put("source", np.void(pickle.dumps(Call()))), "source is neither numbers nor text"),
     "no text for a source": (put("source", b"\xff\xfe"), "source is no line of text"),
+    "lists of lists for action names": (
+        lambda file: file.attrs.create("action_names", shape=(2,), data=RAGGED, dtype=h5py.vlen_dtype(np.uint8)),
+        "action_names is neither numbers nor text",
+    ),
     "one action name": (put("action_names", "up"), "action_names is no list"),
     "numbers for action names": (put("action_names", [1, 2]), "action_names is no line of text"),
     "settings nested deeply": (put("settings", '{"a":' * 5000 + "1" + "}" * 5000), "read: it is nested too deeply"),
     "settings that are none": (put("settings", "[1]"), "settings cannot be read: it is no object"),
-    "pickle for settings": (put("settings", np.void(pickle.dumps(Call()))), "settings is no line of text"),
+    "pickle for settings": (put("settings", np.void(pickle.dumps(Call()))), "settings is neither numbers nor text"),
 }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from tinyworlds.torch_files import first_line
 
 FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF}
 """Those of HDF5 and h5py themselves: another is a library that HDF5 would look for and load."""
+PLAIN = (h5py.h5t.TypeIntegerID, h5py.h5t.TypeFloatID, h5py.h5t.TypeStringID)
 LARGEST_CHUNK = 2**27
 """Bytes, unpacked: to read one row takes as much memory."""
 LARGEST_ATTRIBUTE = 2**16
@@ -82,11 +83,15 @@ def attribute(file: h5py.File, name: str) -> Any:
     """The value of the attribute `name`, None where there is none.
 
     Raises:
-        HDF5Error: it is very large.
+        HDF5Error: it is very large, or neither numbers nor text.
     """
     if name not in file.attrs:
         return None
-    if file.attrs.get_id(name).get_storage_size() > LARGEST_ATTRIBUTE:
+    stored = file.attrs.get_id(name)
+    # HDF5 crashes on damaged values of the richer types, as lists of lists.
+    if not isinstance(stored.get_type(), PLAIN):
+        raise HDF5Error(f"{file.filename}: the attribute {name} is neither numbers nor text")
+    if stored.get_storage_size() > LARGEST_ATTRIBUTE:
         raise HDF5Error(f"{file.filename}: the attribute {name} has more than {LARGEST_ATTRIBUTE} bytes")
     return file.attrs[name]
 

@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from tinyworlds.data.settings import check_number, check_whole
 from tinyworlds.data.store import MAX_SIDE
 from tinyworlds.models.dynamics import Dynamics
 from tinyworlds.models.stage import Stage
@@ -37,12 +38,23 @@ def describe(kind: type[AnyStage], hyperparameters: Mapping[str, Any]) -> AnySta
     try:
         with torch.device("meta"):
             described = kind.from_hyperparameters(hyperparameters)
+        for stage in described.modules():
+            if isinstance(stage, Stage):
+                _check_dataset(stage.dataset)
         check_size(described)
     except KeyError as error:
         raise ValueError(f"it lacks {error}") from None
     except Exception as error:
         raise ValueError(first_line(error)) from None
     return described
+
+
+def _check_dataset(dataset: Mapping[str, Any]) -> None:
+    for key in ("name", "path"):
+        if not isinstance(dataset.get(key), str):
+            raise ValueError(f"dataset.{key}={dataset.get(key)}: must be text")
+    check_whole("dataset.clip_length", dataset.get("clip_length"), at_least=1)
+    check_number("dataset.val_fraction", dataset.get("val_fraction"), at_least=0.001, at_most=0.999)
 
 
 def check_limits(stage: Stage) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
 from tinyworlds.data.clips import to_uint8
-from tinyworlds.data.settings import check_number, check_types, check_whole
+from tinyworlds.data.settings import check_types
 from tinyworlds.metrics import CodeUsage
 from tinyworlds.nn.motion import MotionDecoder, MotionEncoder
 from tinyworlds.nn.patches import PatchEmbedding, PixelHead
@@ -43,11 +43,6 @@ class Stage(L.LightningModule, ABC):
 
     def __init__(self, *, frame_size: tuple[int, int], dataset: Mapping[str, Any], codes: int) -> None:
         super().__init__()
-        for key in ("name", "path"):
-            if not isinstance(dataset.get(key), str):
-                raise ValueError(f"dataset.{key}={dataset.get(key)}: must be text")
-        check_whole("dataset.clip_length", dataset.get("clip_length"), at_least=1)
-        check_number("dataset.val_fraction", dataset.get("val_fraction"), at_least=0.001, at_most=0.999)
         self.frame_size = frame_size
         self.dataset = dict(dataset)
         self.optimization: Optimization | None = None
