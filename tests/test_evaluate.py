@@ -126,6 +126,26 @@ def test_frames_that_no_episode_has_are_not_scored(measure, tmp_path):
     assert found["reasons"]["prediction.psnr_8"] == "the longest held-out episode has 11 frames, k=8 takes 12"
 
 
+def test_a_shared_world_is_measured_in_its_folder_or_from_the_hub(measure, saved, hub, tmp_path):
+    store = f"store={record(tmp_path / 'brief.h5', length=6, truth=False)}"
+    World.load(saved).save_pretrained(tmp_path / "world")
+    hub.add("models/me/world", {path.name: path.read_bytes() for path in (tmp_path / "world").iterdir()})
+    wanted = measure(f"ckpt={saved}", store)
+    for ckpt, folder in ((tmp_path / "world", tmp_path / "world"), ("hf://me/world", tmp_path / "runs/hub/me/world")):
+        found = measure(f"ckpt={ckpt}", store, folder=folder / "evaluation")
+        assert found["speed"]["training_seconds"] is None
+        for section in ("reconstruction", "codes", "actions", "prediction"):
+            assert found[section] == wanted[section], section
+
+
+def test_a_damaged_result_is_refused_before_anything_is_measured(measure, saved, tmp_path, capfd):
+    (saved.parent / "result.json").write_text('{"seconds_in_all": "long"}')
+    with pytest.raises(SystemExit):
+        measure(f"ckpt={saved}")
+    assert "seconds_in_all=long: must be a number" in capfd.readouterr().err
+    assert not list(tmp_path.glob("*.probe-*"))
+
+
 @pytest.mark.parametrize(
     ("argument", "named"),
     [

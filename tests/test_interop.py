@@ -264,10 +264,11 @@ def test_a_missing_file_is_named(tmp_path, folders):
 def test_the_command_makes_a_world_that_plays(interop, entry_point, noise, capsys):
     interop(*options(FILES), "out=world.ckpt")
     interop(*options(FILES), "out=world")
+    Path("public/mine").mkdir(parents=True)
     interop("--to-public", "ckpt=world", "out=public")
-    assert sorted(path.name for path in Path("public").iterdir()) == [
-        "dynamics_step_0", "latent_actions_step_0", "video_tokenizer_step_0",
-    ]  # fmt: skip
+    written = ["dynamics_step_0", "latent_actions_step_0", "video_tokenizer_step_0"]
+    assert sorted(path.name for path in Path("public").iterdir()) == [*written[:2], "mine", written[2]]
+    assert f"wrote {', '.join(written)} to public" in capsys.readouterr().out
     entry_point("play.py", "ckpt=world.ckpt", f"store={noise}", "frames=2", "clips=2", "out=play")
     assert Path("play/rollout.png").is_file()
     assert "8 actions" in capsys.readouterr().out

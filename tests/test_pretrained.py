@@ -1,4 +1,5 @@
 import json
+import shlex
 import struct
 from pathlib import Path
 
@@ -11,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from tinyworlds import World
 from tinyworlds.checkpoints import write_result
 from tinyworlds.media import save_gif
-from tinyworlds.pretrained import CONFIG, WEIGHTS, beside, read_config, split_address
+from tinyworlds.pretrained import CARD, CONFIG, METRICS, PREVIEW, WEIGHTS, beside, read_config, split_address
 
 from .test_checkpoints import save
 
-METRICS = {
+FIGURES = {
     "reconstruction": {"psnr": 33.25, "psnr_moving": None},
     "actions": {"accuracy": 0.75, "names": ["none", "up", "down", "fire|jump"], "reason": "measured"},
 }
@@ -55,16 +56,35 @@ def test_saving_again_changes_nothing(folder, tmp_path):
         assert path.read_bytes() == (tmp_path / "again" / "world" / path.name).read_bytes()
 
 
-def test_a_world_that_is_there_is_not_overwritten_unasked(dynamics, folder):
-    with pytest.raises(ValueError, match="holds a world already"):
-        World(dynamics).save_pretrained(folder)
+@pytest.mark.parametrize("name", [WEIGHTS, CONFIG, CARD, METRICS, PREVIEW])
+def test_no_file_that_is_there_is_overwritten_unasked(dynamics, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match=f"{name} is there already"):
+        World(dynamics).save_pretrained(tmp_path)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_an_overwritten_world_leaves_no_figures_to_the_next(dynamics, folder):
+    (folder / METRICS).write_text(json.dumps(FIGURES))
+    save_gif(folder / PREVIEW, np.zeros((2, 8, 8, 3), np.uint8), 5)
+    World.load(folder).save_pretrained(folder, overwrite=True)
+    assert json.loads((folder / METRICS).read_bytes()) == FIGURES
     World(dynamics).save_pretrained(folder, overwrite=True)
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+
+
+def test_an_evaluation_of_ones_own_goes_before_that_which_came_with_the_world(folder, tmp_path):
+    (folder / "evaluation").mkdir()
+    (folder / METRICS).write_text(json.dumps(FIGURES))
+    (folder / "evaluation" / METRICS).write_text(json.dumps({"reconstruction": {"psnr": 7.5}}))
+    World.load(folder).save_pretrained(tmp_path / "again")
+    assert "| reconstruction.psnr | 7.5 |" in (tmp_path / "again" / CARD).read_text()
 
 
 def test_the_card_tells_what_is_known(dynamics, tmp_path):
     run = tmp_path / "run"
     (run / "evaluation").mkdir(parents=True)
-    (run / "evaluation" / "metrics.json").write_text(json.dumps(METRICS))
+    (run / "evaluation" / "metrics.json").write_text(json.dumps(FIGURES))
     save_gif(run / "play" / "actions.gif", np.zeros((2, 8, 8, 3), np.uint8), 5)
     command = "python train.py data=vizdoom"
     best = save(dynamics, run / "best.ckpt")
@@ -79,7 +99,7 @@ def test_the_card_tells_what_is_known(dynamics, tmp_path):
             assert part in card.text, part
         assert "psnr_moving" not in card.text
         assert (folder / "preview.gif").read_bytes() == (run / "play" / "actions.gif").read_bytes()
-        assert json.loads((folder / "metrics.json").read_bytes()) == METRICS
+        assert json.loads((folder / "metrics.json").read_bytes()) == FIGURES
 
 
 def test_the_card_of_an_unknown_world_says_so(folder):
@@ -92,10 +112,23 @@ def test_the_card_of_an_unknown_world_says_so(folder):
 def test_no_path_of_the_owner_is_shared(dynamics, tmp_path):
     for part in (dynamics.hparams, dynamics.hparams["video_tokenizer"]):
         part["dataset"] = {**part["dataset"], "path": "/home/me/secret/game.h5"}
-    World(dynamics).save_pretrained(tmp_path / "world")
-    config = (tmp_path / "world" / CONFIG).read_text()
-    assert "secret" not in config
+    world = World(dynamics)
+    world.folder = tmp_path / "run"
+    words = [
+        "python",
+        "train.py",
+        "data=video",
+        "data.path=/home/me/secret/my game.h5",
+        "action_tokenizer='/secret/a.ckpt'",
+    ]
+    known = {"stage": "dynamics", "metric": 0.5, "seconds": 1.0, "command": shlex.join(words)}
+    write_result(world.folder, checkpoint=world.folder / "best.ckpt", **known)
+    world.save_pretrained(tmp_path / "world")
+    for path in (tmp_path / "world").iterdir():
+        assert b"secret" not in path.read_bytes(), path
     assert World.load(tmp_path / "world").dynamics.dataset["path"] == "game.h5"
+    command = json.loads((tmp_path / "world" / CONFIG).read_bytes())["command"]
+    assert shlex.split(command) == [*words[:3], "data.path=my game.h5", "action_tokenizer='a.ckpt'"]
 
 
 def test_a_shared_world_is_opened_from_the_hub(hub, dynamics, monkeypatch):
@@ -138,6 +171,11 @@ def test_a_folder_that_lacks_a_file_is_named(folder, missing):
 def test_a_world_without_network_says_what_to_do():
     with pytest.raises(FileNotFoundError, match=r"config\.json of me/world could not be .* ckpt=FOLDER"):
         World.load("hf://me/world")
+
+
+def test_a_world_that_is_nowhere_is_named_with_what_there_may_be(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no checkpoint me/world, nor a folder .* hf://user/name"):
+        World.load("me/world")
 
 
 @pytest.mark.parametrize("where", ["hf://", "hf://me", "hf://me/a/b", "hf://../world"])

@@ -42,8 +42,9 @@ def test_a_file_is_what_is_on_the_hub_and_is_fetched_once(hub, file):
 
 def test_what_was_fetched_serves_offline_and_when_the_hub_fails(hub, monkeypatch):
     get()
-    hub.faults.status = 503
-    assert get() == LARGE
+    for status in (408, 429, 503):
+        hub.faults.status = status
+        assert get() == LARGE
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     asked = len(hub.asked)
     assert get() == LARGE
@@ -127,6 +128,19 @@ def test_a_continued_download_of_another_content_is_refused(hub, tmp_path, monke
     assert get() == LARGE
 
 
+def test_a_download_that_cannot_be_gone_on_with_is_refused_and_not_kept(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr("time.sleep", interrupt)
+    hub.faults.drops, hub.faults.drop_after = 1, 1000
+    with pytest.raises(KeyboardInterrupt):
+        get()
+    hub.faults.content = LARGE[:500]
+    with pytest.raises(DamagedError, match="it has 1000 bytes"):
+        get()
+    assert cached(tmp_path) == []
+    hub.faults.content = None
+    assert get() == LARGE
+
+
 @pytest.mark.parametrize("offline", [False, True])
 def test_a_cached_file_that_was_changed_is_refused(hub, tmp_path, monkeypatch, offline):
     get()
@@ -191,6 +205,22 @@ def test_without_the_hub_the_file_can_be_placed_by_hand(hub, monkeypatch, troubl
     sentence = str(caught.value)
     assert "/datasets/someone/game/resolve/main/frames.h5 and place it at data/frames.h5" in sentence
     assert "\n" not in sentence
+
+
+def test_a_network_that_swallows_everything_is_given_up(hub, monkeypatch):
+    """Each of a host's addresses, and to look them up, takes as long as it likes."""
+    waiting = threading.Event()
+    monkeypatch.setattr("socket.create_connection", lambda *_, **__: waiting.wait(60))
+    monkeypatch.setattr(repository, "DEADLINE", 0.2)
+    try:
+        with pytest.raises(FileNotFoundError, match=r"no answer within 0\.2 s; or get it from .* and place it here"):
+            fetch("someone/game", "frames.h5", kind="dataset", place="here")
+        with pytest.raises(FileNotFoundError, match=r"no answer within 0\.2 s; or get them from"):
+            files("someone/game", kind="dataset", place="here")
+        with pytest.raises(ValueError, match=r"no answer within 0\.2 s"):
+            upload("me/new", {"a.txt": b"a"}, kind="dataset", private=False, message="A file")
+    finally:
+        waiting.set()
 
 
 @pytest.mark.parametrize("repo", ["game", "a/b/c", "../game", "some one/game", ""])

@@ -20,16 +20,19 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tinyworlds import World
+from tinyworlds import World, probe
 from tinyworlds.checkpoints import load_stage, newest, save_stage, write_result
+from tinyworlds.data.clips import Clips
 from tinyworlds.data.hdf5 import FILTERS
 from tinyworlds.data.hub import fetch_shared, rewrite, store_card
 from tinyworlds.data.store import FrameStore
+from tinyworlds.data.token_cache import TokenCache
 from tinyworlds.data.truth import true_actions
 from tinyworlds.data.video import Extraction
 from tinyworlds.interop import read_checkpoint
 from tinyworlds.media import replacing
 from tinyworlds.models import Dynamics, VideoTokenizer
+from tinyworlds.models.tokenizers import Tokenizers
 from tinyworlds.pretrained import beside
 from tinyworlds.repository import fetch
 from tinyworlds.torch_files import load
@@ -164,6 +167,26 @@ def with_result(path: Path) -> None:
     newest(path.parents[3], "game", "dynamics")
 
 
+def kept_tokens(folder: Path, content: bytes) -> None:
+    """Train on tokens kept beside a store that came with them."""
+    with FrameStore(frames_in(folder / "world" / "frames.h5")) as store:
+        world = opened_once(folder / "valid.ckpt")
+        clips = Clips(store, np.array([[0, 8]]), length=4, stride=1)
+        cache = TokenCache(store, clips, Tokenizers(world.video_tokenizer, world.action_tokenizer), batch_size=2)
+        cache.path.parent.mkdir(exist_ok=True)
+        cache.path.write_bytes(content)
+        cache.clips()
+
+
+def kept_probe(folder: Path, content: bytes) -> None:
+    """Evaluate on a store beside which a probe lies."""
+    spans = np.array([[0, 8]])
+    with FrameStore(frames_in(folder / "world" / "frames.h5")) as store:
+        path = store.path.with_name(f"frames.probe-{probe._key(store.path, spans, 0)}.safetensors")
+        path.write_bytes(content)
+        probe.cached_probe(store, spans, n_actions=2, seed=0)
+
+
 READERS: dict[str, Callable[[Path, bytes], None]] = {
     "world.ckpt": in_file("world.ckpt", World.load),
     "tokenizer.ckpt": in_file("tokenizer.ckpt", lambda path: load_stage(path, VideoTokenizer)),
@@ -177,6 +200,8 @@ READERS: dict[str, Callable[[Path, bytes], None]] = {
     "frames.h5": in_file("frames.h5", FrameStore),
     "actions": in_file("frames.h5", lambda path: true_actions(path, 0, 1)),
     "game.mp4": in_file("game.mp4", lambda path: Extraction(**EXTRACTION).write(path, path.with_suffix(".h5"))),
+    "tokens": kept_tokens,
+    "probe": kept_probe,
     "result.json": in_file("runs/game/dynamics/1/result.json", with_result),
 }
 
@@ -237,6 +262,7 @@ def test_small_checkpoints_that_describe_large_models_take_no_memory(folder):
 
 
 def frames_in(path: Path, **options: Any) -> Path:
+    path.parent.mkdir(exist_ok=True)
     with h5py.File(path, "w") as file:
         file.create_dataset("frames", **({"data": np.full((8, 16, 16, 3), 7, np.uint8)} | options))
     return path

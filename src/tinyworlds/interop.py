@@ -35,8 +35,8 @@ def main(config: DictConfig) -> None:
     if config.to_public:
         if config.ckpt is None:
             raise ValueError("ckpt= is missing: name the world to write")
-        to_public(World.load(config.ckpt).dynamics, out)
-        print(f"wrote {', '.join(sorted(path.name for path in out.iterdir()))} to {out}")
+        written = to_public(World.load(config.ckpt).dynamics, out)
+        print(f"wrote {', '.join(sorted(path.name for path in written))} to {out}")
         return
     for name in STAGES:
         if config[name] is None:
@@ -79,8 +79,8 @@ def convert(video_tokenizer: Path, action_tokenizer: Path, dynamics: Path) -> Dy
     return world.eval()
 
 
-def to_public(world: Dynamics, folder: Path) -> None:
-    """Write a world as three folders of the public project's layout.
+def to_public(world: Dynamics, folder: Path) -> list[Path]:
+    """Write a world as three folders of the public project's layout, in `folder`; returns them.
 
     Raises:
         ValueError: the public project has no such model (the sentence names the option that stands in the way),
@@ -98,6 +98,7 @@ def to_public(world: Dynamics, folder: Path) -> None:
         for file, content in ((WEIGHTS, weights), (STATE, state)):
             with replacing(folders[name] / file) as unfinished:
                 torch.save(content, unfinished)
+    return list(folders.values())
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

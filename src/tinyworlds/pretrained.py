@@ -8,6 +8,8 @@ preview.gif        what each action does, where that was drawn
 """
 
 import json
+import re
+import shlex
 import tempfile
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
@@ -22,7 +24,7 @@ from tinyworlds.json_files import read_object
 from tinyworlds.media import replacing
 from tinyworlds.model_card import world_card
 from tinyworlds.models import Dynamics
-from tinyworlds.models.description import check_tensors, check_values, describe, walk
+from tinyworlds.models.description import check_tensors, describe, walk
 from tinyworlds.repository import check_repo, fetch, upload
 from tinyworlds.torch_files import first_line
 
@@ -56,6 +58,10 @@ def open_world(where: str | Path) -> Opened:
     path = Path(where)
     if path.is_dir():
         return Opened(load(path), path)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"there is no checkpoint {path}, nor a folder of that name; a world of the Hub is {HUB}user/name"
+        )
     return Opened(load_stage(path, Dynamics), path.parent)
 
 
@@ -110,13 +116,14 @@ def save(
     """Write a world to `folder`; `known` is the folder with its evaluation and the result of its training.
 
     Raises:
-        ValueError: a world is there already, and not to be overwritten.
+        ValueError: such a file is there already, and not to be overwritten.
     """
-    if not overwrite and any((folder / name).exists() for name in (WEIGHTS, CONFIG)):
-        raise ValueError(f"{folder} holds a world already: move it away, or choose another folder")
+    there = [folder / name for name in (WEIGHTS, CONFIG, CARD, METRICS, PREVIEW) if (folder / name).exists()]
+    if there and not overwrite:
+        raise ValueError(f"{there[0]} is there already: move it away, or choose another folder")
     command = _command(known)
     config = {"format": FORMAT, "hyper_parameters": _portable(dict(dynamics.hparams)), "command": command}
-    metrics = _first(known, METRICS, f"evaluation/{METRICS}")
+    metrics = _first(known, f"evaluation/{METRICS}", METRICS)
     figures = None if metrics is None else read_object(metrics, "result of an evaluation")
     preview = _preview(known)
     companions = {METRICS: metrics and metrics.read_bytes(), PREVIEW: preview}
@@ -133,9 +140,11 @@ def save(
         save_file({name: value.contiguous().cpu() for name, value in dynamics.state_dict().items()}, unfinished)
     texts = {CARD: card, CONFIG: json.dumps(config, indent=2, allow_nan=False) + "\n"}
     for name, content in {**companions, **{name: text.encode() for name, text in texts.items()}}.items():
-        if content:
-            with replacing(folder / name) as unfinished:
-                unfinished.write_bytes(content)
+        if not content:
+            (folder / name).unlink(missing_ok=True)  # of the world that was here before
+            continue
+        with replacing(folder / name) as unfinished:
+            unfinished.write_bytes(content)
 
 
 def push(dynamics: Dynamics, repo: str, *, known: Path | None, private: bool, license: str) -> str:
@@ -179,7 +188,7 @@ def load(folder: Path) -> Dynamics:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A world's config.json, its numbers within limits and its frame sizes as they were.
+    """A world's config.json, its frame sizes as they were.
 
     Raises:
         ValueError: it is none.
@@ -192,10 +201,6 @@ def read_config(path: Path) -> dict[str, Any]:
             f"{path} is no config of a world: its format is {config.get('format')!r}, "
             f"this version of TinyWorlds reads {FORMAT}"
         )
-    try:
-        check_values(config["hyper_parameters"])
-    except ValueError as error:
-        raise ValueError(f"{path} is no config of a world: {error}") from None
     for part in _mappings(config["hyper_parameters"]):
         if isinstance(part.get("frame_size"), list):  # JSON knows no tuples
             part["frame_size"] = tuple(part["frame_size"])
@@ -230,7 +235,17 @@ def _command(known: Path | None) -> str | None:
     """The command line that trained the world, where the folder says."""
     path = _first(known, RESULT, CONFIG)
     command = None if path is None else read_object(path, "result of a run or config of a world").get("command")
-    return command if isinstance(command, str) else None
+    return _without_folders(command) if isinstance(command, str) else None
+
+
+def _without_folders(command: str) -> str:
+    """The command line with the names alone of the files that it calls by absolute paths."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # it is none
+        return command
+    named = [re.sub(r"(=['\"]?)/.*/", r"\1", word) for word in words]
+    return command if named == words else shlex.join(named)
 
 
 def _first(folder: Path | None, *names: str) -> Path | None:
@@ -251,7 +266,7 @@ def _first(folder: Path | None, *names: str) -> Path | None:
 
 def _preview(known: Path | None) -> bytes | None:
     """The film of what each action does, where there is one."""
-    path = _first(known, PREVIEW, "evaluation/actions.gif", "play/actions.gif")
+    path = _first(known, "evaluation/actions.gif", "play/actions.gif", PREVIEW)
     if path is None:
         return None
     with path.open("rb") as file:

@@ -2,11 +2,12 @@
 
 import hashlib
 import re
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Literal, TypeVar
 
 from huggingface_hub import CommitOperationAdd, HfApi, constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import (
@@ -29,9 +30,13 @@ from huggingface_hub.utils import (
 from tinyworlds.progress import Transfer
 
 Kind = Literal["model", "dataset"]
+T = TypeVar("T")
 
 SECONDS = 10
-"""How long the Hub may take to answer a question before it counts as out of reach."""
+"""How long the Hub may take to answer a question, once it was found, before it counts as out of reach."""
+DEADLINE = 15.0
+"""Seconds until it does so in any case."""
+NOT_NOW = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 PATIENCE = 15.0
 """Seconds without a byte after which a download is given up."""
 SECONDS_BETWEEN_TRIES = 1.0
@@ -72,7 +77,7 @@ def fetch(repo: str, file: str, *, kind: Kind, place: str, revision: str | None 
 
 def _newest(url: str, repo: str, file: str, *, kind: Kind, revision: str | None) -> tuple[Path, str]:
     """The newest version of a file of the Hub, in its cache, and the hash that the Hub gives for it."""
-    promised = get_hf_file_metadata(url, timeout=min(constants.HF_HUB_ETAG_TIMEOUT, SECONDS))
+    promised = _in_time(lambda: get_hf_file_metadata(url, timeout=min(constants.HF_HUB_ETAG_TIMEOUT, SECONDS)))
     if promised.etag is None or not re.fullmatch(r"[\w-]{1,128}", promised.etag):
         raise ValueError(f"{url} does not say which version it is")
     if not REGEX_COMMIT_HASH.fullmatch(promised.commit_hash or ""):
@@ -98,7 +103,7 @@ def files(repo: str, *, kind: Kind, place: str) -> tuple[str, list[str]]:
     """
     check_repo(repo)
     try:
-        info = HfApi().repo_info(repo, repo_type=kind, timeout=SECONDS)
+        info = _in_time(lambda: HfApi().repo_info(repo, repo_type=kind, timeout=SECONDS))
     except Exception as error:
         reason = _reason(error, repo, kind)
         by_hand = (
@@ -156,11 +161,35 @@ def check_repo(repo: str) -> None:
 def _private(api: HfApi, repo: str, kind: Kind) -> bool | None:
     """Whether a repository is private; None where there is none to be seen."""
     try:
-        return bool(api.repo_info(repo, repo_type=kind, timeout=SECONDS).private)
+        return bool(_in_time(lambda: api.repo_info(repo, repo_type=kind, timeout=SECONDS)).private)
     except HfHubHTTPError as error:
         if error.response.status_code in (401, 404):
             return None
         raise
+
+
+def _in_time(ask: Callable[[], T]) -> T:
+    """What `ask` returns or raises, within `DEADLINE`.
+
+    The client's own timeout is of each address of a host, of which there are many, and not of looking them up.
+    """
+    answers: list[T] = []
+    errors: list[Exception] = []
+
+    def keep() -> None:
+        try:
+            answers.append(ask())
+        except Exception as error:
+            errors.append(error)
+
+    asking = threading.Thread(target=keep, daemon=True)
+    asking.start()
+    asking.join(DEADLINE)
+    if errors:
+        raise errors[0]
+    if not answers:
+        raise TimeoutError(f"no answer within {DEADLINE:g} s")
+    return answers[0]
 
 
 def _download(url: str, file: str, blob: Path, *, size: int | None) -> None:
@@ -200,6 +229,8 @@ def _continue(url: str, part: Path, *, at_most: int | None) -> Iterator[int]:
         headers["Range"] = f"bytes={done}-"
     timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
     with get_session().stream("GET", url, headers=headers, timeout=timeout) as response, part.open("ab") as file:
+        if done and response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return  # there is no more than what is here
         hf_raise_for_status(response)
         if response.status_code != HTTPStatus.PARTIAL_CONTENT:
             file.truncate(0)
@@ -237,7 +268,8 @@ def _hash(path: Path, *, like: str) -> str:
 
 def _is_refusal(error: Exception) -> bool:
     """Whether the Hub answered, and the answer is no."""
-    return isinstance(error, HfHubHTTPError) and error.response.status_code < HTTPStatus.INTERNAL_SERVER_ERROR
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else HTTPStatus.INTERNAL_SERVER_ERROR
+    return status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in NOT_NOW
 
 
 def _reason(error: Exception, repo: str, kind: Kind) -> str:

@@ -105,7 +105,7 @@ class World:
         `license` is of the weights, as the Hub names it.
 
         Raises:
-            ValueError: the folder holds a world already.
+            ValueError: the folder holds such files already, and `overwrite` is not set.
         """
         name = f"user/{Path(folder).resolve().name}"
         pretrained.save(self.dynamics, Path(folder), known=self.folder, repo=name, license=license, overwrite=overwrite)

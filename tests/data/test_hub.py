@@ -125,6 +125,14 @@ def test_a_store_is_shared_with_a_card_and_fetched_again(hub, write_store, tmp_p
         fetch_shared("me/game", tmp_path / "new")
 
 
+@pytest.mark.parametrize("name", ["game.hdf5", "-game.h5", "$(game).h5"])
+def test_a_store_that_could_not_be_fetched_again_is_not_shared(hub, write_store, name):
+    path = write_store(30)
+    with pytest.raises(ValueError, match="is to be shared: rename it"):
+        upload_store(path.rename(path.with_name(name)), "me/game", private=False, license="mit")
+    assert hub.repos == {}
+
+
 def test_a_contact_sheet_goes_from_the_first_frame_to_the_last(write_store):
     with FrameStore(write_store(90)) as store:
         sheet = np.array(Image.open(BytesIO(contact_sheet(store))))

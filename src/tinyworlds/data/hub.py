@@ -19,6 +19,7 @@ from tinyworlds.repository import fetch, files, page, upload
 BLOCK_FRAMES = 2048
 MOST_EXPANSION = 1100
 """Deflate, the strongest of the filters, packs at most 1,032 bytes into one."""
+STORE_NAME = re.compile(r"\w[\w. -]*\.h5")
 SHEET = "contact_sheet.png"
 SHEET_ROWS, SHEET_COLUMNS = 4, 8
 
@@ -75,7 +76,7 @@ def fetch_shared(repo: str, folder: Path) -> Path:
     stores = [name for name in names if name.endswith(".h5") and "/" not in name]
     if len(stores) != 1:
         raise ValueError(f"{page(repo, 'dataset')} has {len(stores)} stores (.h5); one is needed")
-    if not re.fullmatch(r"\w[\w. -]*", stores[0]):
+    if not STORE_NAME.fullmatch(stores[0]):
         raise ValueError(f"{page(repo, 'dataset')} has a store of the odd name {stores[0]!r}: get it by hand")
     path = folder / stores[0]
     check_free(path, "dir")
@@ -91,8 +92,10 @@ def upload_store(path: Path, repo: str, *, private: bool, license: str) -> str:
 
     Raises:
         FileNotFoundError: there is no such store.
-        ValueError: it is none, or the Hub does not take it.
+        ValueError: it is none, its name is one that `fetch_shared` refuses, or the Hub does not take it.
     """
+    if not STORE_NAME.fullmatch(path.name):
+        raise ValueError(f"{path} is to be shared: rename it to letters, digits, spaces and any of . _ - with .h5 last")
     with FrameStore(path) as store:
         content: dict[str, Path | bytes] = {
             path.name: path,
