@@ -144,6 +144,26 @@ def test_tokens_written_beforehand_are_trained_on(trained, entry_point, small_st
     assert [path] == list(small_store.with_suffix(".tokens").glob("*.h5"))
 
 
+def test_tokens_of_clips_without_an_action_are_refused(entry_point, small_store, capsys):
+    with pytest.raises(SystemExit):
+        entry_point("src/tinyworlds/data/tokens.py", "data=video", f"data.path={small_store}", "data.clip_length=1")
+    assert "data.clip_length=1: must be a whole number of at least 2" in capsys.readouterr().err
+
+
+def test_compile_compiles_what_is_trained_and_played(trained, entry_point, monkeypatch, capsys):
+    """As far as a machine without a compiler gets."""
+    trained()
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    for call in (
+        lambda: trained("stage=video_tokenizer", "compile=true"),
+        lambda: entry_point("play.py", "dataset=video", "compile=true"),
+    ):
+        with pytest.raises(SystemExit):
+            call()
+        assert "compile=true needs a C++ compiler" in capsys.readouterr().err
+
+
 PROBE = """
 from hydra.experimental.callback import Callback
 

@@ -26,6 +26,7 @@ from tinyworlds.nn.transformer import SpaceTimeTransformer
 from tinyworlds.optim import Optimization
 
 COMPILED = (SpaceTimeTransformer, PatchEmbedding, PixelHead, MotionEncoder, MotionDecoder)
+"""Where nearly all of the work is done; what lies between are single layers."""
 
 METRIC = "val/loss"
 """What the best checkpoint is chosen by, and what a sweep gets to minimize."""
