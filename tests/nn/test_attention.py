@@ -61,10 +61,13 @@ def test_wide_and_narrow_heads_have_the_gradients_of_softmax_attention(num_heads
 
 
 def test_heads_are_worked_on_in_parts_that_do_not_change_them(monkeypatch):
-    q, k, v = torch.randn(3, 7, 4, 5)
-    whole = narrow.self_attention(q, k, v)
-    monkeypatch.setattr(narrow, "CACHED", 3 * 5 * 5)  # three heads at a time, and one at the end
-    torch.testing.assert_close(narrow.self_attention(q, k, v), whole)
+    inputs, weight = torch.randn(3, 7, 4, 5).requires_grad_(), torch.randn(7, 4, 5)
+    computed = []
+    for cached in (narrow.CACHED, 3 * 5 * 5):  # all at once; three heads at a time, and one at the end
+        monkeypatch.setattr(narrow, "CACHED", cached)
+        attended = narrow.self_attention(*inputs)
+        computed.append((attended, torch.autograd.grad((attended * weight).sum(), inputs)[0]))
+    torch.testing.assert_close(*computed)
 
 
 @settings(max_examples=30)
