@@ -185,9 +185,20 @@ def test_a_sweep_trains_each_member_in_a_folder_of_its_own_and_is_told_its_loss(
     assert [float(line) for line in Path("returned.txt").read_text().split()] == losses
 
 
-@pytest.mark.parametrize("stage", ["video_tokenizer", "action_tokenizer"])
-def test_half_precision_trains_too(trained, stage):
-    folder = trained(f"stage={stage}", "trainer.precision=bf16-mixed")[stage]
+def test_half_precision_trains_too(trained):
+    for folder in trained("trainer.precision=bf16-mixed").values():
+        assert math.isfinite(json.loads((folder / "result.json").read_text())["val/loss"])
+
+
+@pytest.mark.slow
+def test_processes_that_train_together_read_one_cache(trained, small_store):
+    for stage in ("video_tokenizer", "action_tokenizer"):
+        trained(f"stage={stage}")
+    options = ("stage=dynamics", "data=video", f"data.path={small_store}", *SMALL)
+    command = [sys.executable, str(CONF.parent / "train.py"), *options, "trainer.devices=2", "+trainer.strategy=ddp"]
+    subprocess.run(command, check=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert len(list(small_store.with_suffix(".tokens").glob("*.h5"))) == 1
+    (folder,) = Path("runs/video/dynamics").iterdir()
     assert math.isfinite(json.loads((folder / "result.json").read_text())["val/loss"])
 
 
