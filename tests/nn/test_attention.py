@@ -84,3 +84,15 @@ def test_remembered_frames_are_seen_as_if_they_were_there(past, now, num_heads, 
     attention(x[:, :past], visible[:past, :past], kept=kept)
     for memory in (kept[0], attention.remember(x[:, :past])):
         torch.testing.assert_close(attention(x[:, past:], visible[past:], memory), together, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("remembered", [True, False])
+def test_what_is_remembered_in_one_layout_is_continued_in_it(monkeypatch, remembered):
+    """As where one of both is compiled, which takes the other layout."""
+    attention, x = TemporalAttention(embed_dim=24, num_heads=6), torch.randn(2, 4, 3, 24)
+    visible = Timeline.causal(4).visible
+    together = attention(x, visible)[:, 3:]
+    monkeypatch.setattr("tinyworlds.nn.attention.is_narrow", lambda *_: remembered)
+    memory = attention.remember(x[:, :3])
+    monkeypatch.setattr("tinyworlds.nn.attention.is_narrow", lambda *_: not remembered)
+    torch.testing.assert_close(attention(x[:, 3:], visible[3:], memory), together)
