@@ -20,6 +20,7 @@ from tinyworlds.checkpoints import load_tokenizers, write_result
 from tinyworlds.command import build, command
 from tinyworlds.data.datamodules import ClipDataModule
 from tinyworlds.data.settings import check_whole
+from tinyworlds.devices import allow_tf32
 from tinyworlds.models import STAGES, Stage
 from tinyworlds.models.description import check_limits
 from tinyworlds.models.stage import METRIC
@@ -143,7 +144,7 @@ def build_trainer(config: DictConfig) -> lightning.Trainer:
         raise ValueError("trainer.limit_val_batches=0: without validation no checkpoint would be kept")
     gpu = torch.cuda.is_available() and config.trainer.accelerator != "cpu"
     if gpu:
-        torch.set_float32_matmul_precision("high")  # TF32
+        allow_tf32("cuda")
     if config.trainer.precision == "auto":
         options["precision"] = "bf16-mixed" if gpu and torch.cuda.is_bf16_supported() else "32-true"
     callbacks = [build(node) for node in config.callbacks.values()]

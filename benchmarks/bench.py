@@ -26,6 +26,7 @@ from tinyworlds import World
 from tinyworlds.command import build, command
 from tinyworlds.data.clips import normalize
 from tinyworlds.data.settings import check_device, check_whole
+from tinyworlds.devices import allow_tf32
 from tinyworlds.media import replacing
 from tinyworlds.models import Dynamics
 
@@ -51,6 +52,7 @@ def main(config: DictConfig) -> None:
     check_whole("store_frames", config.store_frames, at_least=2 * stores.EPISODE)
     page, section = Path(config.page), f"bench on {config.device}"
     measure.check_section(page, section)
+    allow_tf32(config.device)
     torch.manual_seed(0)
     results = Bench(config).run()
     with replacing(config.results) as unfinished:

@@ -225,7 +225,8 @@ class World:
         self.actions = torch.cat([self.actions, self.dynamics.action_tokenizer.fsq.codes(chosen)], dim=1)
         seen = tokenizer.tokenize(self.frames[:, -(self.dynamics.context_length - 1) :])
         actions = self.actions[:, -seen.shape[1] :]
-        following = self.dynamics.decode(seen, actions, steps=self.dynamics.decoding.steps)
+        decoding = self.dynamics.decoding
+        following = self.dynamics.decode(seen, actions, steps=decoding.steps, temperature=decoding.temperature)
         window = tokenizer.detokenize(torch.cat([seen, following], dim=1))
         self.frames = torch.cat([self.frames, window[:, -1:]], dim=1)
         pixels = ((window[:, -1] + 1) * 127.5).round().clamp(0, 255).byte()

@@ -37,9 +37,8 @@ def write_sparse(path: Path, *, frames: int, frame_size: tuple[int, int]) -> Non
         layout = file["frames"].id.get_create_plist()
         kind, space = file["frames"].id.get_type(), file["frames"].id.get_space()
         space.set_extent_simple((frames, *frame_size, 3), (h5py.h5s.UNLIMITED, *frame_size, 3))
-        if layout.get_nfilters() == 0:  # chunks have a known size, so that their places can be told beforehand
-            layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-            layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
         del file["frames"], file["episode_starts"]
         h5py.h5d.create(file.id, b"frames", kind, space, layout)
         file["episode_starts"] = np.arange(0, frames, EPISODE)

@@ -144,6 +144,26 @@ def test_tokens_written_beforehand_are_trained_on(trained, entry_point, small_st
     assert [path] == list(small_store.with_suffix(".tokens").glob("*.h5"))
 
 
+def test_tokens_of_clips_without_an_action_are_refused(entry_point, small_store, capsys):
+    with pytest.raises(SystemExit):
+        entry_point("src/tinyworlds/data/tokens.py", "data=video", f"data.path={small_store}", "data.clip_length=1")
+    assert "data.clip_length=1: must be a whole number of at least 2" in capsys.readouterr().err
+
+
+def test_compile_compiles_what_is_trained_and_played(trained, entry_point, monkeypatch, capsys):
+    """As far as a machine without a compiler gets."""
+    trained()
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    for call in (
+        lambda: trained("stage=video_tokenizer", "compile=true"),
+        lambda: entry_point("play.py", "dataset=video", "compile=true"),
+    ):
+        with pytest.raises(SystemExit):
+            call()
+        assert "compile=true needs a C++ compiler" in capsys.readouterr().err
+
+
 PROBE = """
 from hydra.experimental.callback import Callback
 
@@ -165,9 +185,20 @@ def test_a_sweep_trains_each_member_in_a_folder_of_its_own_and_is_told_its_loss(
     assert [float(line) for line in Path("returned.txt").read_text().split()] == losses
 
 
-@pytest.mark.parametrize("stage", ["video_tokenizer", "action_tokenizer"])
-def test_half_precision_trains_too(trained, stage):
-    folder = trained(f"stage={stage}", "trainer.precision=bf16-mixed")[stage]
+def test_half_precision_trains_too(trained):
+    for folder in trained("trainer.precision=bf16-mixed").values():
+        assert math.isfinite(json.loads((folder / "result.json").read_text())["val/loss"])
+
+
+@pytest.mark.slow
+def test_processes_that_train_together_read_one_cache(trained, small_store):
+    for stage in ("video_tokenizer", "action_tokenizer"):
+        trained(f"stage={stage}")
+    options = ("stage=dynamics", "data=video", f"data.path={small_store}", *SMALL)
+    command = [sys.executable, str(CONF.parent / "train.py"), *options, "trainer.devices=2", "+trainer.strategy=ddp"]
+    subprocess.run(command, check=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert len(list(small_store.with_suffix(".tokens").glob("*.h5"))) == 1
+    (folder,) = Path("runs/video/dynamics").iterdir()
     assert math.isfinite(json.loads((folder / "result.json").read_text())["val/loss"])
 
 

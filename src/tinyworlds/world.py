@@ -13,6 +13,7 @@ from torch import Tensor
 from tinyworlds import pretrained
 from tinyworlds.data.clips import normalize
 from tinyworlds.data.settings import check_device
+from tinyworlds.devices import allow_tf32
 from tinyworlds.maskgit import Decoding
 from tinyworlds.models import Dynamics
 from tinyworlds.models.stage import as_pictures
@@ -33,6 +34,8 @@ class World:
 
     `steps` and `temperature` of the decoding are those that the world was trained with, unless given.
 
+    On a GPU, TF32 is allowed from then on (see `tinyworlds.devices`).
+
     Raises `ValueError` for a horizon that leaves no frame to be seen.
     """
 
@@ -47,8 +50,7 @@ class World:
         device: str | torch.device = "cpu",
     ) -> None:
         dynamics.check_horizon(horizon)
-        if torch.device(device).type == "cuda":
-            torch.set_float32_matmul_precision("high")  # TF32
+        allow_tf32(device)
         self.dynamics = dynamics.to(device).eval()
         self.horizon = horizon
         self.seed = seed

@@ -61,10 +61,13 @@ def test_wide_and_narrow_heads_have_the_gradients_of_softmax_attention(num_heads
 
 
 def test_heads_are_worked_on_in_parts_that_do_not_change_them(monkeypatch):
-    q, k, v = torch.randn(3, 7, 4, 5)
-    whole = narrow.self_attention(q, k, v)
-    monkeypatch.setattr(narrow, "CACHED", 3 * 5 * 5)  # three heads at a time, and one at the end
-    torch.testing.assert_close(narrow.self_attention(q, k, v), whole)
+    inputs, weight = torch.randn(3, 7, 4, 5).requires_grad_(), torch.randn(7, 4, 5)
+    computed = []
+    for cached in (narrow.CACHED, 3 * 5 * 5):  # all at once; three heads at a time, and one at the end
+        monkeypatch.setattr(narrow, "CACHED", cached)
+        attended = narrow.self_attention(*inputs)
+        computed.append((attended, torch.autograd.grad((attended * weight).sum(), inputs)[0]))
+    torch.testing.assert_close(*computed)
 
 
 @settings(max_examples=30)
@@ -81,3 +84,15 @@ def test_remembered_frames_are_seen_as_if_they_were_there(past, now, num_heads, 
     attention(x[:, :past], visible[:past, :past], kept=kept)
     for memory in (kept[0], attention.remember(x[:, :past])):
         torch.testing.assert_close(attention(x[:, past:], visible[past:], memory), together, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("remembered", [True, False])
+def test_what_is_remembered_in_one_layout_is_continued_in_it(monkeypatch, remembered):
+    """As where one of both is compiled, which takes the other layout."""
+    attention, x = TemporalAttention(embed_dim=24, num_heads=6), torch.randn(2, 4, 3, 24)
+    visible = Timeline.causal(4).visible
+    together = attention(x, visible)[:, 3:]
+    monkeypatch.setattr("tinyworlds.nn.attention.is_narrow", lambda *_: remembered)
+    memory = attention.remember(x[:, :3])
+    monkeypatch.setattr("tinyworlds.nn.attention.is_narrow", lambda *_: not remembered)
+    torch.testing.assert_close(attention(x[:, 3:], visible[3:], memory), together)

@@ -21,6 +21,7 @@ from tinyworlds.data.settings import check_number, check_whole, frame_size
 from tinyworlds.data.store import FrameStore, check_settings
 from tinyworlds.data.token_cache import ClipTokenizer, ClipTokens, TokenCache
 from tinyworlds.data.video import Extraction, store_beside
+from tinyworlds.devices import allow_tf32
 
 
 class ClipDataModule(LightningDataModule):
@@ -78,7 +79,9 @@ class ClipDataModule(LightningDataModule):
         self.make_store()
         if self._tokenizer is not None:
             self._open()
-            self.token_cache(self._tokenizer).write(device=self._device())
+            device = self._device()
+            allow_tf32(device)
+            self.token_cache(self._tokenizer).write(device=device)
 
     def make_store(self) -> None:
         """Record, download or extract the store, unless it is there."""

@@ -5,12 +5,14 @@ from omegaconf import DictConfig
 from tinyworlds.checkpoints import load_tokenizers
 from tinyworlds.command import build, command
 from tinyworlds.data.datamodules import ClipDataModule
+from tinyworlds.data.settings import check_whole
 
 
 @command("tokens")
 def main(config: DictConfig) -> None:
     """Tokenize the store of a dataset, as ``train.py stage=dynamics`` does on first use."""
     data: ClipDataModule = build(config.data)
+    check_whole("data.clip_length", data.clip_length, at_least=2)
     tokenizers = load_tokenizers(
         video_tokenizer=config.video_tokenizer,
         action_tokenizer=config.action_tokenizer,

@@ -27,6 +27,9 @@ from tinyworlds.nn.transformer import SpaceTimeTransformer
 from tinyworlds.optim import Optimization
 
 COMPILED = (SpaceTimeTransformer, PatchEmbedding, PixelHead, MotionEncoder, MotionDecoder)
+"""Where nearly all of the work is done; what lies between are single layers."""
+RECOMPILE_LIMIT = 64
+"""Beyond as many versions of one function torch would no longer compile it."""
 
 METRIC = "val/loss"
 """What the best checkpoint is chosen by, and what a sweep gets to minimize."""
@@ -81,6 +84,8 @@ class Stage(L.LightningModule, ABC):
         """
         if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
             raise ValueError("compile=true needs a C++ compiler such as g++, and there is none: leave it out")
+        # Parts of one class share their limit, and each is compiled for training, validation and windows of any length.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
         for module in self.modules():
             if isinstance(module, COMPILED):
                 module.compile()

@@ -62,11 +62,14 @@ class TemporalAttention(Attention):
 
         The keys and values of `x` are added to `kept`.
         """
-        q, *own = self._heads(self.qkv(x), parts=3)
+        qkv = self.qkv(x)
+        # What is remembered stays in its layout, whether it was computed compiled or not.
+        narrow = is_narrow(qkv, self.head_dim) if past is None else past.keys.ndim == 5
+        q, *own = self._heads(qkv, parts=3, narrow=narrow)
         parts = [KeysAndValues(*own)] if past is None else [past, KeysAndValues(*own)]
         if kept is not None:
             kept.append(parts[-1])
-        if q.ndim == 5:
+        if narrow:
             attended = attention_over_frames(q, parts, visible)
             return self.out(rearrange(attended, "b t h d p -> b t p (h d)"))
         k, v = (torch.cat(every, dim=2) for every in zip(*parts, strict=True)) if past is not None else own
@@ -76,11 +79,12 @@ class TemporalAttention(Attention):
     def remember(self, x: Float[Tensor, "B T P E"]) -> KeysAndValues:
         """The keys and values of `x` alone, where nothing of it is to be computed further."""
         width = x.shape[-1]
-        return KeysAndValues(*self._heads(F.linear(x, self.qkv.weight[width:], self.qkv.bias[width:]), parts=2))
+        projected = F.linear(x, self.qkv.weight[width:], self.qkv.bias[width:])
+        return KeysAndValues(*self._heads(projected, parts=2, narrow=is_narrow(projected, self.head_dim)))
 
-    def _heads(self, projected: Float[Tensor, "B T P F"], *, parts: int) -> Tensor:
-        """Queries, keys, values: `parts` of them, (B, T, h, D, P) where heads are narrow, else ((B P), h, T, D)."""
-        if is_narrow(projected, self.head_dim):
+    def _heads(self, projected: Float[Tensor, "B T P F"], *, parts: int, narrow: bool) -> Tensor:
+        """Queries, keys, values: `parts` of them, (B, T, h, D, P) where `narrow`, else ((B P), h, T, D)."""
+        if narrow:
             return rearrange(
                 projected, "b t p (parts h d) -> parts b t h d p", parts=parts, h=self.num_heads
             ).contiguous()
