@@ -103,7 +103,8 @@ def test_a_mistake_is_found_before_anything_is_recorded(entry_point, tmp_path, c
 def test_a_process_ends_with_one_sentence(tmp_path):
     tried = run(str(CONF.parent / "play.py"), "ckpt=nowhere.ckpt", cwd=tmp_path)
     assert tried.returncode == 1
-    assert tried.stderr == "error: there is no checkpoint nowhere.ckpt\n"
+    said = "there is no checkpoint nowhere.ckpt, nor a folder of that name; a world of the Hub is hf://user/name"
+    assert tried.stderr == f"error: {said}\n"
 
 
 def test_a_bug_keeps_its_traceback(tmp_path):

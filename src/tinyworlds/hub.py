@@ -34,6 +34,12 @@ def main(config: DictConfig) -> None:
         raise ValueError(f"there is no verb {config.verb}; {USE}" if config.verb else USE)
     if (config.dataset is None) == (config.world is None):
         raise ValueError(f"{config.verb}: give either dataset= or world=")
+    for key in ("dataset", "world", "repo", "dir"):
+        if config[key] is not None:
+            config[key] = str(config[key])  # YAML makes numbers of some names
+    idle = "repo" if config.verb == "download" else "dir"
+    if config[idle] is not None:
+        raise ValueError(f"{config.verb} has no use for {idle}={config[idle]}: leave it out")
     verbs[config.verb](config)
 
 
@@ -72,7 +78,7 @@ def download_dataset(name: str, folder: Path) -> Path:
         return fetch_shared(name, folder)
     data = None
     with contextlib.suppress(HydraException):
-        config = compose("prepare", [f"data={name}"])
+        config = compose("prepare", [f"data={name if name.isidentifier() else 'none'}"])
         config.data_dir = str(folder)
         data = build(config.data) if name != "video" else None  # that one needs a path
     if not isinstance(data, PublicStore):
