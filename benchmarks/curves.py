@@ -138,6 +138,9 @@ def draw(curves: dict[str, Curve], path: Path) -> None:
             axis = axes[row, column]
             axis.set_axis_off() if costs is None else axis.loglog(curve.sizes, costs, "o-", color="black", markersize=3)
             axis.grid(alpha=0.3)
+            ends = curve.sizes[:: len(curve.sizes) - 1]
+            axis.set_xticks(ends, [f"{size:,}" for size in ends])
+            axis.set_xticks([], minor=True)
         axes[0, column].set_title(NAMES[name].replace(", ", "\n"), fontsize=9)
     axes[0, 0].set_ylabel("seconds")
     axes[1, 0].set_ylabel("megabytes")
@@ -157,7 +160,7 @@ def main() -> None:
     base = ", ".join(f"{name} {size:,}" for name, size in BASE.items())
     machine = measure.machine(CPU)
     text = (
-        f"{machine['cpu']}, {machine['threads']} of its threads, commit {measure.commit()}; where a size is not given: "
+        f"{machine['cpu']}, {machine['threads']} thread(s), commit {measure.commit()}; where a size is not given: "
         f"{base}. The power is that of the growth between the two largest sizes: 1 is in proportion.\n\n"
         f"{table(curves)}\n\n![The same as curves](pictures/{PICTURE.name})"
     )
