@@ -10,7 +10,6 @@ import sys
 import tempfile
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import NamedTuple
 
 import matplotlib as mpl
@@ -64,7 +63,7 @@ class Curve(NamedTuple):
 
 
 def model_step(setting: dict[str, int]) -> float:
-    """Median seconds of a training step of the dynamics of this size."""
+    """Least seconds of a training step of the dynamics of this size: whatever else ran only adds to it."""
     side = PATCH_SIZE * math.isqrt(setting["P"])
     built = build_stages(
         ["experiment=reference"],
@@ -82,7 +81,7 @@ def model_step(setting: dict[str, int]) -> float:
     loss = partial(stage.train().training_step, ClipTokens(tokens, actions), 0)
     step = partial(training_step, stage, build(config.optimizer)(stage.parameters()), loss, clip=1.0)
     step()
-    return median(measure.seconds_of(step, CPU) for _ in range(STEPS))
+    return min(measure.seconds_of(step, CPU) for _ in range(STEPS))
 
 
 def measure_all() -> dict[str, Curve]:
@@ -139,6 +138,9 @@ def draw(curves: dict[str, Curve], path: Path) -> None:
             axis = axes[row, column]
             axis.set_axis_off() if costs is None else axis.loglog(curve.sizes, costs, "o-", color="black", markersize=3)
             axis.grid(alpha=0.3)
+            ends = curve.sizes[:: len(curve.sizes) - 1]
+            axis.set_xticks(ends, [f"{size:,}" for size in ends])
+            axis.set_xticks([], minor=True)
         axes[0, column].set_title(NAMES[name].replace(", ", "\n"), fontsize=9)
     axes[0, 0].set_ylabel("seconds")
     axes[1, 0].set_ylabel("megabytes")
@@ -158,7 +160,7 @@ def main() -> None:
     base = ", ".join(f"{name} {size:,}" for name, size in BASE.items())
     machine = measure.machine(CPU)
     text = (
-        f"{machine['cpu']}, {machine['threads']} threads, commit {measure.commit()}; where a size is not given: "
+        f"{machine['cpu']}, {machine['threads']} thread(s), commit {measure.commit()}; where a size is not given: "
         f"{base}. The power is that of the growth between the two largest sizes: 1 is in proportion.\n\n"
         f"{table(curves)}\n\n![The same as curves](pictures/{PICTURE.name})"
     )
