@@ -5,11 +5,12 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 from omegaconf import DictConfig, ListConfig
 
 from tinyworlds.checkpoints import newest
 from tinyworlds.command import command
-from tinyworlds.data.settings import check_number, check_whole
+from tinyworlds.data.settings import check_imagining, check_whole
 from tinyworlds.media import replacing, save_gif, save_mp4, save_png
 from tinyworlds.play import rollout
 from tinyworlds.pretrained import beside
@@ -20,13 +21,8 @@ from tinyworlds.world import World
 def main(config: DictConfig) -> None:
     """Write rollout.mp4, .gif and .png, actions.gif and .png, and next_frame.json."""
     check_whole("frames", config.frames, at_least=1)
-    check_whole("clips", config.clips, at_least=1)
-    check_whole("seed", config.seed, at_least=0)
     check_whole("horizon", config.horizon, at_least=1)
-    if config.steps is not None:
-        check_whole("steps", config.steps, at_least=1)
-    if config.temperature is not None:
-        check_number("temperature", config.temperature, at_least=0)
+    check_imagining(clips=config.clips, seed=config.seed, steps=config.steps, temperature=config.temperature)
     ckpt = config.ckpt or newest(config.runs_dir, config.dataset, "dynamics")
     world = World.load(
         ckpt,
@@ -48,16 +44,7 @@ def main(config: DictConfig) -> None:
     clip = data.held_out_clips(count=1, length=prompt + config.frames, seed=config.seed)[0]
     wanted = list(config.actions) if isinstance(config.actions, ListConfig) else config.actions
     actions = rollout.choose_actions(world, clip, prompt=prompt, wanted=wanted, seed=config.seed)
-    imagined = rollout.imagine(world, clip, actions, prompt=prompt)
-    film = rollout.side_by_side(clip, imagined)
-    save_mp4(out / "rollout.mp4", film, fps)
-    save_gif(out / "rollout.gif", film, fps)
-    save_png(out / "rollout.png", rollout.strip(clip, imagined, prompt=prompt))
-
-    films = rollout.each_action(world, clip[:prompt], steps=config.frames)
-    labels = rollout.action_labels([None] * world.n_actions)
-    save_gif(out / "actions.gif", rollout.actions_film(films, columns=labels), fps)
-    save_png(out / "actions.png", rollout.actions_strip(films, rows=labels))
+    write_films(out, world, clip, actions, prompt=prompt, fps=fps)
 
     clips = data.held_out_clips(count=config.clips, length=world.context_length, seed=config.seed)
     quality = rollout.next_frame_quality(world, clips)
@@ -69,6 +56,20 @@ def main(config: DictConfig) -> None:
         f"{quality['psnr_moving']:.2f} and {quality['copy_psnr_moving']:.2f} dB"
     )
     print(f"wrote {', '.join(sorted(path.name for path in out.iterdir()))} to {out}")
+
+
+def write_films(out: Path, world: World, clip: np.ndarray, actions: np.ndarray, *, prompt: int, fps: float) -> None:
+    """What the world makes of the first frames of a clip: under `actions` beside the truth, and under each action."""
+    imagined = rollout.imagine(world, clip, actions, prompt=prompt)
+    film = rollout.side_by_side(clip, imagined)
+    save_mp4(out / "rollout.mp4", film, fps)
+    save_gif(out / "rollout.gif", film, fps)
+    save_png(out / "rollout.png", rollout.strip(clip, imagined, prompt=prompt))
+
+    films = rollout.each_action(world, clip[:prompt], steps=len(clip) - prompt)
+    labels = rollout.action_labels([None] * world.n_actions)
+    save_gif(out / "actions.gif", rollout.actions_film(films, columns=labels), fps)
+    save_png(out / "actions.png", rollout.actions_strip(films, rows=labels))
 
 
 if __name__ == "__main__":

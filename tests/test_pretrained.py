@@ -73,6 +73,15 @@ def test_an_overwritten_world_leaves_no_figures_to_the_next(dynamics, folder):
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
 
 
+def test_a_world_that_was_not_wholly_overwritten_is_none(dynamics, folder):
+    (folder / CARD).unlink()
+    (folder / CARD / "in the way").mkdir(parents=True)
+    with pytest.raises(OSError, match=CARD):
+        World(dynamics).save_pretrained(folder, overwrite=True)
+    with pytest.raises(FileNotFoundError, match=f"it has no {CONFIG}"):
+        World.load(folder)
+
+
 def test_an_evaluation_of_ones_own_goes_before_that_which_came_with_the_world(folder, tmp_path):
     (folder / "evaluation").mkdir()
     (folder / METRICS).write_text(json.dumps(FIGURES))

@@ -16,7 +16,7 @@ from tinyworlds import control, prediction
 from tinyworlds.checkpoints import newest, training_seconds
 from tinyworlds.command import command
 from tinyworlds.data.datamodules import ClipDataModule
-from tinyworlds.data.settings import check_number, check_whole
+from tinyworlds.data.settings import check_imagining
 from tinyworlds.data.truth import true_actions
 from tinyworlds.metrics import perplexity
 from tinyworlds.play import rollout
@@ -33,12 +33,7 @@ TIMED_STEPS = 20
 @command("evaluate")
 def main(config: DictConfig) -> None:
     """Write metrics.json, report.md and its pictures to evaluation/ beside the checkpoint; print the table."""
-    check_whole("clips", config.clips, at_least=1)
-    check_whole("seed", config.seed, at_least=0)
-    if config.steps is not None:
-        check_whole("steps", config.steps, at_least=1)
-    if config.temperature is not None:
-        check_number("temperature", config.temperature, at_least=0)
+    check_imagining(clips=config.clips, seed=config.seed, steps=config.steps, temperature=config.temperature)
     ckpt = config.ckpt or newest(config.runs_dir, config.dataset, "dynamics")
     world = World.load(ckpt, seed=config.seed, steps=config.steps, temperature=config.temperature, device=config.device)
     data = rollout.held_out(world, store=config.store)

@@ -135,7 +135,8 @@ def save(
         repo=repo,
         license=license,
     )
-    # The config comes last: a folder that has one is complete.
+    # The config goes first and comes last: a folder that has one is complete, and of one world.
+    (folder / CONFIG).unlink(missing_ok=True)
     with replacing(folder / WEIGHTS) as unfinished:
         save_file({name: value.contiguous().cpu() for name, value in dynamics.state_dict().items()}, unfinished)
     texts = {CARD: card, CONFIG: json.dumps(config, indent=2, allow_nan=False) + "\n"}
@@ -215,7 +216,7 @@ def _header(path: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype | None]]
     """The shapes and types of weights. safetensors reads no tensors for it, but checks that they are all there."""
     try:
         with safe_open(path, "pt") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
             return {name: (tuple(s.get_shape()), DTYPES.get(s.get_dtype())) for name, s in slices.items()}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is no safetensors file: {first_line(error)}") from None

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tinyworlds.maskgit import Decoding, anchored_mask, decode
 from tinyworlds.models import ActionTokenizer, Dynamics
-from tinyworlds.models.dynamics import clean_context
+from tinyworlds.nn.transformer import Timeline
 
 
 def logits(dynamics, tokens, hidden, actions):
@@ -65,7 +65,7 @@ def test_a_clean_context_guesses_what_decoding_guesses(dynamics, tokens, actions
     hidden = torch.rand(2, 3, 6, generator=torch.Generator().manual_seed(0)) < 0.6
     condition = dynamics.condition(actions)
     past = dynamics.remember(tokens[:, :-1], condition.at(slice(3)))
-    timeline = clean_context(4, tokens.device)
+    timeline = Timeline.clean_context(4, tokens.device)
     at_once = dynamics(tokens[:, 1:], hidden, condition.at(slice(1, None)), timeline, past)
     for t in range(1, 4):
         window = torch.cat([torch.zeros(2, t, 6, dtype=torch.bool), hidden[:, t - 1 : t]], dim=1)

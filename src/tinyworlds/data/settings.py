@@ -44,6 +44,20 @@ TYPES: dict[Any, tuple[tuple[type, ...], str]] = {
 }
 
 
+def check_imagining(*, clips: Any, seed: Any, steps: Any, temperature: Any) -> None:
+    """What playing and evaluation have in common; None stands for the world's own decoding.
+
+    Raises:
+        ValueError: one of them is impossible.
+    """
+    check_whole("clips", clips, at_least=1)
+    check_whole("seed", seed, at_least=0)
+    if steps is not None:
+        check_whole("steps", steps, at_least=1)
+    if temperature is not None:
+        check_number("temperature", temperature, at_least=0)
+
+
 def check_types(target: Callable[..., Any], values: Mapping[str, Any], *, prefix: str = "") -> None:
     """Refuse values of a wrong type where the signature of `target` says that it takes a plain one.
 

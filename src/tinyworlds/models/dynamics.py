@@ -199,7 +199,7 @@ class Dynamics(Stage):
                 (batch, frames - 1, patches), full=self.mask_ratio, generator=generator, device=tokens.device
             )
             past = self.remember(tokens[:, :-1], condition.at(slice(-1)))
-            timeline = clean_context(frames, tokens.device)
+            timeline = Timeline.clean_context(frames, tokens.device)
             features = self(targets, hidden, condition.at(slice(1, None)), timeline, past)
         # The vocabulary is much wider than the embedding: only what is guessed is projected to it.
         logits, truth = self.to_logits(features[hidden]), targets[hidden]
@@ -295,10 +295,3 @@ def _check_same_frames(video_tokenizer: VideoTokenizer, action_tokenizer: Action
             f"the video tokenizer is for frames of {video_tokenizer.frame_size}, "
             f"the action tokenizer for frames of {action_tokenizer.frame_size}"
         )
-
-
-def clean_context(frames: int, device: torch.device) -> Timeline:
-    """The timeline of hidden frames 1 … T-1 after clean frames 0 … T-2: t sees the clean ones before t and itself."""
-    times = torch.arange(1, frames, device=device)
-    before = torch.ones(frames - 1, frames - 1, dtype=torch.bool, device=device).tril()
-    return Timeline(times, torch.cat([before, torch.eye(frames - 1, dtype=torch.bool, device=device)], dim=1))

@@ -90,6 +90,7 @@ class Stage(L.LightningModule, ABC):
             if isinstance(module, COMPILED):
                 module.compile()
             if isinstance(module, SpaceTimeTransformer):
+                # `compile` of a module covers `forward` alone; mypy wants no method replaced.
                 module.remember = torch.compile(module.remember)  # type: ignore[method-assign]
 
     def digest(self) -> str:

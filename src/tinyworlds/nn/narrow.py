@@ -42,6 +42,7 @@ class _SelfAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Float[Tensor, "N D K"]) -> tuple[Tensor, Tensor, Tensor]:
+        # torch types neither what a context saved nor `apply`.
         q, k, v, out = ctx.saved_tensors  # type: ignore[attr-defined]
         dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
         gradient = gradient.contiguous()
@@ -77,7 +78,7 @@ def self_attention(
     q: Float[Tensor, "N D K"], k: Float[Tensor, "N D K"], v: Float[Tensor, "N D K"]
 ) -> Float[Tensor, "N D K"]:
     """Scaled dot-product attention of each head's K tokens to each other."""
-    attended: Tensor = _SelfAttention.apply(q, k, v)  # type: ignore[no-untyped-call]
+    attended: Tensor = _SelfAttention.apply(q, k, v)  # type: ignore[no-untyped-call]  # untyped in torch
     return attended
 
 

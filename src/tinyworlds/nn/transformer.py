@@ -31,6 +31,13 @@ class Timeline(NamedTuple):
         visible = torch.ones(total, total, dtype=torch.bool, device=device).tril()
         return cls(torch.arange(past, total, device=device), visible[past:])
 
+    @classmethod
+    def clean_context(cls, frames: int, device: torch.device | None = None) -> Self:
+        """Hidden frames 1 … T-1 after clean ones 0 … T-2: hidden frame t sees the clean ones before t and itself."""
+        before = torch.ones(frames - 1, frames - 1, dtype=torch.bool, device=device).tril()
+        itself = torch.eye(frames - 1, dtype=torch.bool, device=device)
+        return cls(torch.arange(1, frames, device=device), torch.cat([before, itself], dim=1))
+
 
 class Past(NamedTuple):
     """What is remembered of a number of `frames`, by each of the blocks."""
