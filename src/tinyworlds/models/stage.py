@@ -86,6 +86,9 @@ class Stage(L.LightningModule, ABC):
             raise ValueError("compile=true needs a C++ compiler such as g++, and there is none: leave it out")
         # Parts of one class share their limit, and each is compiled for training, validation and windows of any length.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
+        # Writing a backward pass to this cache ends some processes with a segmentation fault (pytorch/pytorch#177442);
+        # what takes the time, the compiled kernels, has a cache of its own.
+        torch._functorch.config.enable_autograd_cache = False
         for module in self.modules():
             if isinstance(module, COMPILED):
                 module.compile()
