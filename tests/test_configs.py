@@ -97,8 +97,8 @@ OTHER_VALUES = {
         "norm": "post", "temporal": True, "latent_dim": 4, "num_bins": 3, "latent_norm": False, "moving_weight": 1,
     },
     "action_tokenizer": {
-        "n_actions": 16, "num_bins": 4, "shrink": 1, "latent_norm": False, "usage_weight": 3, "variance_weight": 7,
-        "moving_weight": 1, "encoder.width": 8, "encoder.channels": 2, "encoder.reach": 3, "encoder.moments": False,
+        "n_actions": 8, "num_bins": 4, "shrink": 1, "latent_norm": False, "usage_weight": 3, "variance_weight": 7,
+        "moving_weight": 1, "encoder.width": 8, "encoder.channels": 2, "encoder.reach": 3, "encoder.moments": True,
         "decoder.width": 8,
     },
     "dynamics": {
