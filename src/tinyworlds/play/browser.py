@@ -1,31 +1,66 @@
-"""``python play.py``: the world in the browser."""
+"""``python play.py``: a world in the browser."""
 
-from pathlib import Path
+import errno
+import os
+import socket
+import sys
+import webbrowser
 
 from omegaconf import DictConfig
 
-from tinyworlds.data.settings import check_imagining, check_number, check_whole
-from tinyworlds.play.opening import action_names, open_world, starting_scenes
-from tinyworlds.play.server import Opening, serve
+from tinyworlds.data.settings import check_whole
+from tinyworlds.play.guard import LOCAL
+from tinyworlds.play.opening import open_to_play
+
+MISSING = "mode=browser needs {}: install it with `pip install -e '.[play]'`, or play with mode=terminal"
+PING = 5.0
+"""Seconds between signs of life, and until one that is missing ends the connection."""
 
 
 def play(config: DictConfig) -> None:
     """Serve until Ctrl-C."""
-    check_imagining(clips=1, seed=config.seed, steps=config.steps, temperature=config.temperature)
     check_whole("port", config.port, at_least=0)
     check_whole("max_players", config.max_players, at_least=1)
-    check_number("fps", config.fps, at_least=1, at_most=60)
-    ckpt, world = open_world(config)
-    names = action_names(world)
-    idle = config.idle
-    if idle is None:
-        idle = next((code for code, name in enumerate(names) if name in ("noop", "none")), 0)
-    opening = Opening(
-        name=str(world.dynamics.dataset["name"]),
-        scenes=starting_scenes(world, store=config.store),
-        names=names,
-        idle=idle,
-        fps=config.fps,
-        max_players=config.max_players,
-    )
-    serve(world, opening, host=config.host, port=config.port)
+    try:
+        import uvicorn
+
+        from tinyworlds.play.server import Server
+    except ImportError as error:
+        if error.name not in ("uvicorn", "starlette", "websockets"):
+            raise
+        raise ValueError(MISSING.format(error.name)) from None
+    with listen(config.host, config.port) as listening:
+        opened = open_to_play(config)
+        server = Server(opened, max_players=config.max_players, local=config.host in LOCAL)
+        options = {"log_level": "warning", "ws_ping_interval": PING, "ws_ping_timeout": PING, "ws_max_size": 2**16}
+        web = uvicorn.Server(uvicorn.Config(server.app, timeout_graceful_shutdown=1, **options))
+        address = f"http://{_shown(config.host)}:{listening.getsockname()[1]}"
+        print(f"play at {address} · Ctrl-C ends it", flush=True)
+        if sys.stdin.isatty() and _has_display():
+            webbrowser.open(address)
+        try:
+            web.run([listening])
+        except KeyboardInterrupt:
+            print("the end")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that waits for players.
+
+    Raises:
+        ValueError: the port is taken, or the address is none of this machine.
+    """
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in str(host) else socket.AF_INET)
+    except (OSError, OverflowError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            raise ValueError(f"port={port} is taken: choose another with port=, or 0 for any that is free") from None
+        raise ValueError(f"host={host} port={port} cannot be listened at: {error}") from None
+
+
+def _shown(host: str) -> str:
+    return "127.0.0.1" if host == "0.0.0.0" else f"[{host}]" if ":" in host else host
+
+
+def _has_display() -> bool:
+    return sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))

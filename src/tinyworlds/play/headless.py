@@ -2,25 +2,30 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig, ListConfig
 
-from tinyworlds.data.settings import check_imagining, check_whole
+from tinyworlds import scenes
+from tinyworlds.data.settings import check_whole
 from tinyworlds.media import replacing, save_gif, save_mp4, save_png
 from tinyworlds.play import rollout
 from tinyworlds.play.opening import open_world
+from tinyworlds.play.recording import frames_digest, read_log, replay, save_films
 from tinyworlds.pretrained import beside
 from tinyworlds.world import World
 
 
 def play(config: DictConfig) -> None:
-    """Write rollout.mp4, .gif and .png, actions.gif and .png, and next_frame.json."""
+    """Write rollout.mp4, .gif and .png, actions.gif and .png, and next_frame.json; or a recording, played again."""
     check_whole("frames", config.frames, at_least=1)
-    check_imagining(clips=config.clips, seed=config.seed, steps=config.steps, temperature=config.temperature)
     ckpt, world = open_world(config)
     out = Path(config.out or beside(ckpt, "play", runs_dir=config.runs_dir))
-    data = rollout.held_out(world, store=config.store)
+    if is_recording(config.actions):
+        _replay(world, Path(config.actions), out)
+        return
+    data = scenes.held_out(world.dynamics, store=config.store)
     prompt = config.prompt or world.context_length
     check_whole("prompt", prompt, at_least=1)
     fps = data.fps or rollout.FPS
@@ -42,6 +47,11 @@ def play(config: DictConfig) -> None:
     print(f"wrote {', '.join(sorted(path.name for path in out.iterdir()))} to {out}")
 
 
+def is_recording(actions: Any) -> bool:
+    """Whether ``actions=`` names the log of a recording."""
+    return isinstance(actions, str) and actions.endswith(".json")
+
+
 def write_films(out: Path, world: World, clip: np.ndarray, actions: np.ndarray, *, prompt: int, fps: float) -> None:
     """What the world makes of the first frames of a clip: under `actions` beside the truth, and under each action."""
     imagined = rollout.imagine(world, clip, actions, prompt=prompt)
@@ -54,3 +64,18 @@ def write_films(out: Path, world: World, clip: np.ndarray, actions: np.ndarray, 
     labels = rollout.action_labels([None] * world.n_actions)
     save_gif(out / "actions.gif", rollout.actions_film(films, columns=labels), fps)
     save_png(out / "actions.png", rollout.actions_strip(films, rows=labels))
+
+
+def _replay(world: World, path: Path, out: Path) -> None:
+    """Write the films of a recording from its log alone, and say whether they are the same."""
+    log = read_log(path, world.dynamics)
+    frames = replay(log, world.dynamics)
+    save_films(out, "replay", frames, log["fps"])
+    if frames_digest(frames) == log["sha256"]:
+        print(f"the same {len(frames)} frames as recorded")
+    else:
+        print(
+            f"{len(frames)} frames, not all of them as recorded: another processor, version of torch or number of "
+            "threads rounds differently"
+        )
+    print(f"wrote replay.gif and replay.mp4 to {out}")

@@ -4,31 +4,48 @@ import asyncio
 import json
 import struct
 import time
-from collections.abc import Sequence
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from io import BytesIO
 from itertools import groupby
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
 from tinyworlds.play.engine import Engine, Inside, Result
-from tinyworlds.play.player import Player, Turn
-from tinyworlds.play.session import Request
+from tinyworlds.play.player import Picture, Player, Turn
+from tinyworlds.play.session import Request, Session
 
 KEPT = 30.0
-"""Seconds that the game of a player whose connection broke is kept."""
+"""Seconds for which the game of a player whose connection broke is kept."""
+PREVIEW_FRAMES = 8
+
+T = TypeVar("T")
+
+
+@dataclass
+class Preview:
+    """A game for each action, and the frames that holding it has given."""
+
+    player: Player
+    games: list[Session]
+    frames: list[UInt8[np.ndarray, "actions h H W 3"]] = field(default_factory=list)
 
 
 class Loop:
-    """Players and the one thread that computes for them."""
+    """Players, and the one thread that computes for them."""
 
     def __init__(self, engine: Engine, *, max_players: int) -> None:
         self.engine, self.max_players = engine, max_players
         self.players: dict[str, Player] = {}
-        self.worker = ThreadPoolExecutor(1, thread_name_prefix="world")
         self.wake = asyncio.Event()
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="world")
+        self._previews: deque[Preview] = deque()
         self._step_seconds = 0.0
 
     def admit(self, player: Player) -> bool:
@@ -41,53 +58,77 @@ class Loop:
         self.players[player.key] = player
         return True
 
+    def preview(self, player: Player) -> None:
+        """Begin to imagine what each action does."""
+        games = player.preview(self.engine.dynamics.action_tokenizer.n_actions)
+        self._previews.append(Preview(player, games))
+
+    async def compute(self, task: Callable[[], T]) -> T:
+        """What `task` returns, from the thread that computes."""
+        return await asyncio.get_running_loop().run_in_executor(self._worker, task)
+
     async def run(self) -> None:
         """Go on until cancelled."""
-        statuses = asyncio.create_task(self._every_second())
+        clock = asyncio.create_task(self._every_second())
         try:
             while True:
-                now = time.monotonic()
-                waits = {key: player.due(now) for key, player in self.players.items()}
-                turns = [turn for key, wait in waits.items() if wait == 0 and (turn := self.players[key].turn())]
-                if turns:
-                    await self._take(turns)
-                    continue
-                later = [wait for wait in waits.values() if wait]
-                await self._wait(min(later) if later else None)
+                await self._round()
         finally:
-            statuses.cancel()
-            self.worker.shutdown(wait=False, cancel_futures=True)
+            clock.cancel()
+            self._worker.shutdown(wait=False, cancel_futures=True)
+
+    async def _round(self) -> None:
+        """Everybody who is due gets a frame; or wait until somebody is."""
+        now = time.monotonic()
+        waits = {player: wait for player in self.players.values() if (wait := player.due(now)) is not None}
+        due = [player for player, wait in waits.items() if wait <= 0]
+        turns = [turn for player in due if (turn := player.turn()) is not None]
+        for _, group in groupby(sorted(turns, key=_kind), key=_kind):
+            await self._take(list(group))
+        if self._previews:
+            await self._preview(self._previews.popleft())
+        elif due:
+            await asyncio.sleep(0)
+        else:
+            await self._wait(min(waits.values(), default=None))
 
     async def _wait(self, seconds: float | None) -> None:
-        if seconds is not None and seconds < 0.001:
-            await asyncio.sleep(0)
-            return
         try:
             async with asyncio.timeout(seconds):
                 await self.wake.wait()
         except TimeoutError:
-            pass
+            return
         self.wake.clear()
 
     async def _take(self, turns: Sequence[Turn]) -> None:
-        """Compute what is due, alike requests together, and send it."""
-        by_kind = sorted(turns, key=lambda turn: repr(turn.request.alike))
-        for _, group in groupby(by_kind, key=lambda turn: turn.request.alike):
-            alike = list(group)
-            requests = [turn.request for turn in alike]
-            begun = time.monotonic()
-            made = await asyncio.get_running_loop().run_in_executor(self.worker, self._make, requests)
-            self._step_seconds = time.monotonic() - begun
-            for turn, (result, pictures) in zip(alike, made, strict=True):
-                turn.player.take(turn, result, pictures)
+        """Compute turns that are alike, and send what came of them."""
+        begun = time.monotonic()
+        requests = [turn.request for turn in turns]
+        try:
+            made = await self.compute(lambda: [(result, pictures(result, self.engine.grid)) for result in self.engine.run(requests)])
+        except Exception:  # such as too little memory for what one of them asked: the others are to go on
+            traceback.print_exc()
+            for turn in turns:
+                turn.player.pause(on=True)
+                turn.player.send({"type": "error", "message": "the world failed at this step; its terminal says more"})
+            return
+        self._step_seconds = time.monotonic() - begun
+        for turn, (result, shown) in zip(turns, made, strict=True):
+            turn.player.take(turn, result, shown)
 
-    def _make(self, requests: Sequence[Request]) -> list[tuple[Result, list[tuple[bytes, bytes | None]]]]:
-        """In the worker: the results of requests, and what is sent of them."""
-        made = []
-        for result in self.engine.run(requests):
-            insides = [inside_bytes(inside, self.engine.grid) for inside in result.inside] or [None] * len(result.frames)
-            made.append((result, [(png(frame), inside) for frame, inside in zip(result.frames, insides, strict=True)]))
-        return made
+    async def _preview(self, preview: Preview) -> None:
+        """One step of a preview; others may be due before the next."""
+        context = self.engine.dynamics.context_length
+        requests = [game.request(action, context=context, watched=False) for action, game in enumerate(preview.games)]
+        results = await self.compute(lambda: self.engine.run(requests))
+        for action, (game, result) in enumerate(zip(preview.games, results, strict=True)):
+            game.extend(result.tokens, action)
+        preview.frames.append(np.stack([result.frames for result in results]))
+        if sum(part.shape[1] for part in preview.frames) < PREVIEW_FRAMES:
+            self._previews.append(preview)
+            return
+        films = np.concatenate(preview.frames, axis=1)[:, :PREVIEW_FRAMES]
+        preview.player.show_preview(png(np.concatenate(np.concatenate(films, axis=2), axis=0)))
 
     async def _every_second(self) -> None:
         while True:
@@ -103,20 +144,29 @@ class Loop:
                     del self.players[key]
 
 
+def _kind(turn: Turn) -> str:
+    return repr(turn.request.alike)
+
+
+def pictures(result: Result, grid: tuple[int, int]) -> list[Picture]:
+    """A result as it is sent."""
+    insides = [inside_bytes(inside, grid) for inside in result.inside] or [None] * len(result.frames)
+    return [Picture(png(frame), inside) for frame, inside in zip(result.frames, insides, strict=True)]
+
+
 def png(picture: UInt8[np.ndarray, "H W 3"]) -> bytes:
-    """A picture to be sent."""
+    """A picture as it is sent: quickly made."""
     buffer = BytesIO()
     Image.fromarray(picture).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
 def inside_bytes(inside: Inside, grid: tuple[int, int]) -> bytes:
-    """What `protocol` says of an inside, after the header."""
+    """The content of an ``INSIDE``, as `protocol` has it."""
     steps = [
-        {"tokens": tokens.tolist(), "hidden": hidden.astype(int).tolist(), "confidence": confidence.round(3).tolist()}
-        for tokens, hidden, confidence in zip(inside.tokens, inside.hidden, inside.confidence, strict=True)
+        {"tokens": tokens.tolist(), "hidden": hidden.astype(int).tolist(), "confidence": [round(c, 3) for c in sure.tolist()]}
+        for tokens, hidden, sure in zip(inside.tokens, inside.hidden, inside.confidence, strict=True)
     ]
-    text = {"grid": grid, "steps": steps, "tokens": inside.final.tolist(), "again": inside.again.tolist()}
-    content = json.dumps(text).encode()
-    pictures = np.concatenate([*inside.pictures, inside.alone], axis=1)
-    return struct.pack("<I", len(content)) + content + png(pictures)
+    about = {"grid": grid, "steps": steps, "tokens": inside.final.tolist(), "again": inside.again.tolist()}
+    text = json.dumps(about, separators=(",", ":")).encode()
+    return struct.pack("<I", len(text)) + text + png(np.concatenate([*inside.pictures, inside.alone], axis=1))

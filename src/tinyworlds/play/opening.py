@@ -1,23 +1,49 @@
 """Opening a world to play: its weights, frames to begin from, and what its actions mean."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import UInt8
 from omegaconf import DictConfig
 
+from tinyworlds import scenes
 from tinyworlds.checkpoints import newest
-from tinyworlds.data.settings import check_whole
+from tinyworlds.data.settings import check_imagining, check_number, check_whole
 from tinyworlds.json_files import read_object
-from tinyworlds.play import rollout
+from tinyworlds.play.protocol import LIMITS
+from tinyworlds.play.session import Settings
+from tinyworlds.pretrained import CONFIG, METRICS
 from tinyworlds.world import World
 
-SCENES = 12
+IDLE_NAMES = ("noop", "none", "nothing", "stay")
+
+
+class Opened(NamedTuple):
+    """A world to play, where it was, and what is asked of it.
+
+    `scenes`: frames to begin from. `names`: of each action the true one that it stands for, or None. `idle`: the
+    action while none is asked for.
+    """
+
+    ckpt: str | Path
+    world: World
+    scenes: UInt8[np.ndarray, "N T H W 3"]
+    names: list[str | None]
+    idle: int
+    settings: Settings
 
 
 def open_world(config: DictConfig) -> tuple[str | Path, World]:
-    """The world that a config of play names, and where it is."""
+    """The world that a config of play names, and where it is.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: an option is impossible.
+    """
     check_whole("horizon", config.horizon, at_least=1)
-    ckpt = config.ckpt or newest(config.runs_dir, config.dataset, "dynamics")
+    check_imagining(clips=config.clips, seed=config.seed, steps=config.steps, temperature=config.temperature)
+    ckpt = config.ckpt or _newest_or_shared(config)
     world = World.load(
         ckpt,
         horizon=config.horizon,
@@ -32,17 +58,57 @@ def open_world(config: DictConfig) -> tuple[str | Path, World]:
     return ckpt, world
 
 
-def starting_scenes(world: World, *, store: str | None) -> list[np.ndarray]:
-    """Frames to begin from."""
-    data = rollout.held_out(world, store=store)
-    return list(data.held_out_clips(count=SCENES, length=world.context_length, seed=0))
+def _newest_or_shared(config: DictConfig) -> Path:
+    """The newest own world of the dataset, or else the one that came with the project."""
+    try:
+        return newest(config.runs_dir, config.dataset, "dynamics")
+    except FileNotFoundError:
+        shared = Path(config.worlds_dir, config.dataset)
+        if (shared / CONFIG).is_file():
+            return shared
+        raise
+
+
+def open_to_play(config: DictConfig) -> Opened:
+    """The world, its scenes and actions, as a config of play names them.
+
+    Raises:
+        FileNotFoundError: there is no world, or nothing to begin from.
+        ValueError: an option is impossible.
+    """
+    check_number("fps", config.fps, at_least=LIMITS["fps"][0], at_most=LIMITS["fps"][1])
+    for name in ("seed", "steps", "temperature"):
+        if config[name] is not None:
+            check_number(name, config[name], at_least=LIMITS[name][0], at_most=LIMITS[name][1])
+    if config.idle is not None:
+        check_whole("idle", config.idle, at_least=0)
+    ckpt, world = open_world(config)
+    if config.idle is not None and config.idle >= world.n_actions:
+        raise ValueError(f"idle={config.idle}: this world's actions are 0 to {world.n_actions - 1}")
+    found = scenes.find(world.dynamics, store=config.store, folder=world.folder)
+    names = action_names(world)
+    idle = idle_action(world, found, names) if config.idle is None else config.idle
+    settings = Settings(seed=world.seed, decoding=world.decoding, horizon=world.horizon, fps=float(config.fps))
+    return Opened(ckpt, world, found, names, idle, settings)
 
 
 def action_names(world: World) -> list[str | None]:
-    """What each action means, as the evaluation found; None where it does not know."""
+    """What each action means, as the world's evaluation found; None where it does not know."""
     unknown: list[str | None] = [None] * world.n_actions
-    for name in ("evaluation/metrics.json", "metrics.json"):
-        if world.folder is not None and (world.folder / name).is_file():
-            found = read_object(world.folder / name, "result of an evaluation").get("actions", {}).get("names")
-            return found if isinstance(found, list) and len(found) == len(unknown) else unknown
+    for name in (f"evaluation/{METRICS}", METRICS):
+        path = None if world.folder is None else world.folder / name
+        if path is not None and path.is_file():
+            actions = read_object(path, "result of an evaluation").get("actions")
+            names = actions.get("names") if isinstance(actions, dict) else None
+            good = isinstance(names, list) and all(name is None or isinstance(name, str) for name in names)
+            return [name and name[:40] for name in names] if good and len(names) == len(unknown) else unknown
     return unknown
+
+
+def idle_action(world: World, shown: UInt8[np.ndarray, "N T H W 3"], names: list[str | None]) -> int:
+    """Of the actions that stand for doing nothing, or of all, the one most often inferred in the scenes."""
+    counts = np.zeros(world.n_actions, np.int64)
+    if shown.shape[1] > 1:
+        counts = np.bincount(world.infer(shown).ravel(), minlength=world.n_actions)
+    still = [code for code, name in enumerate(names) if (name or "").lower() in IDLE_NAMES]
+    return max(still or range(world.n_actions), key=lambda code: counts[code])

@@ -1,44 +1,51 @@
 """What the player in the browser and the server say to each other.
 
-One WebSocket a player at ``/play``; ``/play?resume=KEY`` goes on with a game whose connection broke, where it is kept still.
-Client to server, JSON text of at most 4096 bytes, ``{"type": …}`` and nothing but these keys:
+One WebSocket a player at ``/play``. ``/play?resume=KEY`` goes on with a game whose connection broke, where it is still kept
+(`tinyworlds.play.loop.KEPT` seconds).
 
-=========================================  ==============================================================================
-``hold {action}``                          from the next frame on this action; null: the idle one
-``pause {on}``                             stop or go on
-``step {}``                                one frame, while paused
-``reset {scene, seed?}``                   begin again from a starting scene; without a seed with the same one
-``settings {seed?, temperature?, steps?,`` of sampling and decoding, frames imagined at once, frames a second;
-``horizon?, fps?}``                        a seed begins again; null: the world's own
-``rewind {frames}``                        back so many frames, or as far as is remembered, and paused
-``record {on}``                            begin a recording, or end it: answered by ``recorded``
-``inside {on}``                            whether each frame comes with how it was decoded
-``preview {}``                             what each action does from here: answered by a ``PREVIEW``
-``ack {frame}``                            this frame, and all before, have been drawn; two are under way at most
-=========================================  ==============================================================================
+Client to server: JSON text of at most 4096 bytes, ``{"type": …}`` with these keys and no others:
+
+- ``hold {action}``: from the next frame on this action; null: the idle one
+- ``pause {on}``: stop, or go on
+- ``step {}``: one frame, while paused
+- ``reset {scene, seed?}``: begin again from a starting scene, with the same seed unless one is given
+- ``settings {seed?, temperature?, steps?, horizon?, fps?}``: of sampling and decoding, frames imagined at once, frames per
+  second; another seed begins again; null keeps what is
+- ``rewind {frames}``: back so many frames, or as far as is remembered, and paused
+- ``record {on}``: begin a recording, or end it, which ``recorded`` answers
+- ``inside {on}``: whether each frame comes with how it was decoded
+- ``preview {}``: what each action does from the last frame, answered by a ``PREVIEW``; one at a time
+- ``ack {frame}``: this frame and all before it have been drawn; at most two are under way
 
 Server to client, JSON text:
 
-``hello {key, resumed, world, size: [height, width], actions: [{code, name}], idle, scenes, scene, grid: [rows, columns],
-vocabulary, context, paused, settings: {…}, limits: {setting: [least, most]}, own: {temperature, steps}}`` first of all;
-``settings {…}`` after each change; ``state {paused, scene, frames, rewindable, recording, recorded_frames}`` after each change of these;
-``status {fps, latency_ms, step_ms, players}`` every second; ``recorded {id, frames, seconds}``, whose files are
-``/recordings/ID.gif``, ``.mp4`` and ``.json``; ``error {message}``, which changed nothing; ``full {message}``, then the end.
+- ``hello {key, resumed, world, size: [height, width], actions: [{code, name, keys}], idle, scenes, grid: [rows, columns],
+  vocabulary, context, limits: {setting: [least, most]}, own: {temperature, steps}, settings}`` comes first. ``name`` is the true
+  action that a code stands for, or null; ``keys`` those it is on unless the player chose others, as ``KeyboardEvent.code``.
+  ``key`` is secret. ``own``: what the world was trained with
+- ``settings {seed, temperature, steps, horizon, fps}`` after each change of them
+- ``state {paused, scene, scenes, frames, rewindable, recording, recorded, inside}`` after each change, and every second; numbers
+  of frames, ``recorded`` of those recorded so far
+- ``status {fps, latency_ms, step_ms, players}`` every second; ``latency_ms``: the median of the last keys, or null
+- ``recorded {id, frames, fps}``: its files are ``/recordings/ID.gif``, ``.mp4`` and ``.json``. A recording that grows too long ends by itself
+- ``error {message}``: what was asked for was not done
+- ``full {message}``: there is no place; then the connection ends
 
-Server to client, binary: a header of four uint32, little-endian: kind, frame number, action, milliseconds from
-the message that first asked for the action to this frame (0 in others). Then by kind:
+Server to client, binary: a header of four uint32, little-endian: kind, number of the frame, action that led to it, and
+milliseconds from the message that asked for the action to its first frame (0 in other frames). Then by kind:
 
-``FRAME`` (1): the picture, PNG. Frame numbers only rise, also after a rewind.
+- ``FRAME`` (1): a PNG. Numbers only rise, also after a rewind
+- ``INSIDE`` (2), just before the frame of that number: uint32 n, n bytes of JSON ``{grid, steps: [{tokens, hidden, confidence}],
+  tokens, again}``, and a PNG. Each of the S decoding steps has P ``tokens``, P times 0 or 1 whether they are still ``hidden`` (the token
+  is then a guess that was not kept), and P times the ``confidence``, 0 to 1. ``tokens``: the frame's own; ``again``: those
+  of the picture when it is tokenized anew. The PNG has S + 1 pictures side by side: what each step would show if it were the
+  last, then what the tokenizer makes of ``again``. Where nothing was decoded (a scene begins, or was rewound to), S is 0
+- ``PREVIEW`` (3): a PNG with a column per action and a row per frame for which it is held; the number is of the frame it begins from
 
-``INSIDE`` (2), before the frame of that number: uint32 n, n bytes of JSON ``{grid, steps: [{tokens, hidden, confidence}], tokens,
-again}``, then a PNG of pictures side by side. Each of the S decoding steps has P ``tokens``, P 0/1 whether they are still ``hidden``
-(the token is then a guess that was not kept) and P ``confidence`` from 0 to 1. The pictures: what the S steps would show if they were the
-last, then what the tokenizer alone makes of the frame (encoded and decoded again), S + 1 in all; ``again`` are its tokens.
-Where nothing was decoded, at the beginning of a scene and after a rewind, S is 0.
+``POST /scene?key=KEY`` with a picture or film as its body, at most `tinyworlds.play.uploads.MAX_BYTES`, answers ``{scene}``, the number of
+a new starting scene, or ``{error}``. ``/scenes/N.png?key=KEY`` is a scene's last frame as it was given, not as tokens.
 
-``PREVIEW`` (3): a PNG, a column per action, a row per frame that it is held for. The frame number is that from which it begins.
-
-Errors never end the connection, but floods do: more than `RATE` messages a second over `BURST`.
+Errors end no connection, floods do: more than `RATE` messages a second, beyond `BURST`.
 """
 
 import json
@@ -47,7 +54,9 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, Self
+
+from tinyworlds.models import Dynamics
 
 MAX_BYTES = 4096
 RATE, BURST = 100, 200
@@ -76,6 +85,11 @@ class Bounds:
     actions: int
     scenes: int
     horizon: int
+
+    @classmethod
+    def of(cls, dynamics: Dynamics, *, scenes: int = 0) -> Self:
+        """Those of a world."""
+        return cls(actions=dynamics.action_tokenizer.n_actions, scenes=scenes, horizon=dynamics.context_length - 1)
 
     @property
     def limits(self) -> dict[str, tuple[float, float]]:
@@ -107,15 +121,28 @@ def parse(text: str | bytes, bounds: Bounds) -> tuple[str, dict[str, Any]]:
     kind = message.pop("type")
     if kind not in _MESSAGES:
         raise ValueError(f"there is no message of type {kind[:40]!r}")
-    checks = _MESSAGES[kind](bounds)
-    for name, value in message.items():
-        if name not in checks:
-            raise ValueError(f"{kind} has no {name[:40]!r}")
-        checks[name](f"{kind}: {name}", value)
-    for name in checks:
-        if name not in message and name in _REQUIRED.get(kind, ()):
-            raise ValueError(f"{kind} needs {name!r}")
+    _check(kind, message, _MESSAGES[kind](bounds))
     return kind, message
+
+
+def check_settings(settings: Any, bounds: Bounds) -> None:
+    """
+    Raises:
+        ValueError: they are not what ``settings`` may have.
+    """
+    if not isinstance(settings, dict):
+        raise ValueError("settings are an object")
+    _check("settings", settings, _settings(bounds))
+
+
+def _check(kind: str, values: Mapping[str, Any], checks: Mapping[str, "Check"]) -> None:
+    for name, value in values.items():
+        if name not in checks:
+            raise ValueError(f"{kind} has no {str(name)[:40]!r}")
+        checks[name](f"{kind}: {name}", value)
+    for name in _REQUIRED.get(kind, ()):
+        if name not in values:
+            raise ValueError(f"{kind} needs {name!r}")
 
 
 Check = Callable[[str, Any], None]

@@ -1,9 +1,9 @@
 """A player's game: what has been seen and done of it, back as far as it can be rewound."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from jaxtyping import Int64
@@ -25,27 +25,11 @@ class Settings:
     horizon: int
     fps: float
 
-    def changed(
-        self,
-        *,
-        seed: int | None = None,
-        temperature: float | None = None,
-        steps: int | None = None,
-        horizon: int | None = None,
-        fps: float | None = None,
-    ) -> "Settings":
-        """With the values given in place of these."""
-        decoding = replace(
-            self.decoding,
-            steps=self.decoding.steps if steps is None else steps,
-            temperature=self.decoding.temperature if temperature is None else float(temperature),
-        )
-        return Settings(
-            seed=self.seed if seed is None else seed,
-            decoding=decoding,
-            horizon=self.horizon if horizon is None else horizon,
-            fps=self.fps if fps is None else float(fps),
-        )
+    def changed(self, changes: Mapping[str, Any]) -> Self:
+        """With other values, by the names of `plain`; None keeps what is."""
+        given = {name: value for name, value in changes.items() if value is not None}
+        own = {name: given.pop(name) for name in ("steps", "temperature") if name in given}
+        return replace(self, decoding=replace(self.decoding, **own), **given)
 
     def plain(self) -> dict[str, float]:
         """By the names of the protocol."""
@@ -67,23 +51,28 @@ class Moment(NamedTuple):
 
 
 class Request(NamedTuple):
-    """A step, or with no `action` only a look, that a world is to take from what is seen of a game."""
+    """A step under `action` from what is seen of a game, or with None only a look; `watched`: with its inside."""
 
     seen: ClipTokens
     action: int | None
-    noise: int
-    decoding: Decoding
-    horizon: int
+    step: int
+    settings: Settings
     watched: bool
 
     @property
-    def alike(self) -> tuple[object, ...]:
+    def alike(self) -> tuple[Any, ...]:
         """What requests have in common that can share a batch."""
-        return (self.action is None, self.seen.tokens.shape[1], self.decoding, self.horizon, self.watched)
+        frames = self.seen.tokens.shape[1]
+        return (self.action is None, frames, self.settings.decoding, self.settings.horizon, self.watched)
+
+    def generator(self) -> torch.Generator:
+        """The noise of this step."""
+        noise = self.settings.seed << 32 | self.step & 0xFFFFFFFF
+        return torch.Generator(self.seen.tokens.device).manual_seed(noise)
 
 
 class Session:
-    """A game from a starting scene on: it gives requests and takes what came of them.
+    """A game from a starting scene on.
 
     Noise is drawn for each step anew, from the seed and the number of the step: the same scene, seed and actions
     give the same game, and a step that was rewound and is taken again draws the same.
@@ -93,19 +82,19 @@ class Session:
         self.settings = settings
         self.begin(scene)
 
-    def begin(self, scene: ClipTokens) -> None:
-        """Forget everything, and begin from the tokens of a scene, (1, T, P)."""
+    def begin(self, scene: ClipTokens, *, step: int = 0) -> None:
+        """Forget everything, and begin from the tokens of a scene, (1, T, P), before step number `step`."""
         actions = [0, *scene.actions[0].tolist()]
         frames = zip(scene.tokens[0], actions, strict=True)
-        self._moments: deque[Moment] = deque(
-            (Moment(tokens, action, 0) for tokens, action in frames), maxlen=REMEMBERED + len(actions)
+        self._moments = deque(
+            (Moment(tokens, action, step) for tokens, action in frames), maxlen=REMEMBERED + len(actions)
         )
-        self._kept = len(actions)
-        self.version = object()
+        self._scene_frames = len(actions)
+        self.version = object()  # another one after every change
 
     @property
     def step(self) -> int:
-        """How many steps have been taken."""
+        """The number of the step that comes next; how many were taken since the scene."""
         return self._moments[-1].step
 
     @property
@@ -116,19 +105,18 @@ class Session:
     @property
     def rewindable(self) -> int:
         """Frames that can be taken back."""
-        return len(self._moments) - self._kept
+        return len(self._moments) - self._scene_frames
 
     def seen(self, context: int) -> ClipTokens:
-        """The last `context` frames, or as many as there are."""
+        """The last `context` frames, or as many as there are, as a batch of one."""
         window = list(self._moments)[-context:]
         tokens = torch.stack([moment.tokens for moment in window]).unsqueeze(0)
-        actions = torch.tensor([[moment.action for moment in window[1:]]], dtype=torch.int64, device=tokens.device)
-        return ClipTokens(tokens, actions)
+        actions = [[moment.action for moment in window[1:]]]
+        return ClipTokens(tokens, torch.tensor(actions, dtype=torch.int64, device=tokens.device))
 
     def request(self, action: int | None, *, context: int, watched: bool) -> Request:
-        """The step that comes next under `action`."""
-        noise = self.settings.seed << 32 | self.step & 0xFFFFFFFF
-        return Request(self.seen(context), action, noise, self.settings.decoding, self.settings.horizon, watched)
+        """The step that comes next under `action`, or a look at what is."""
+        return Request(self.seen(context), action, self.step, self.settings, watched)
 
     def extend(self, tokens: Int64[Tensor, "h P"], action: int) -> None:
         """Take the frames that a step gave."""
@@ -136,17 +124,11 @@ class Session:
         self._moments.extend(Moment(frame, action, step) for frame in tokens)
         self.version = object()
 
-    def rewind(self, frames: int) -> int:
-        """Take back at least so many frames, whole steps, or all that can be; returns how many."""
-        before = len(self._moments)
-        while self.rewindable > 0 and before - len(self._moments) < frames:
+    def rewind(self, frames: int) -> None:
+        """Take back so many frames, rounded up to whole steps, or all that can be."""
+        aim = max(len(self._moments) - frames, self._scene_frames)
+        while len(self._moments) > aim:
             step = self._moments.pop().step
-            while self.rewindable > 0 and self._moments[-1].step == step:
+            while self.rewindable and self._moments[-1].step == step:
                 self._moments.pop()
         self.version = object()
-        return before - len(self._moments)
-
-
-def seeds(requests: Sequence[Request], device: torch.device) -> list[torch.Generator]:
-    """A generator for each request."""
-    return [torch.Generator(device).manual_seed(request.noise) for request in requests]
