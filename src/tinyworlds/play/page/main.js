@@ -1,0 +1,238 @@
+/** The page: what the server says is shown, what the player does is sent. */
+
+import { Actions, actionLabel } from "./actions.js";
+import { Connection } from "./connection.js";
+import { byId, element, say } from "./elements.js";
+import { Inside } from "./inside.js";
+import { Held } from "./keys.js";
+import { Scenes } from "./scenes.js";
+import { Screen } from "./screen.js";
+import { Settings } from "./settings.js";
+import { Timeline } from "./timeline.js";
+import { rememberTheme } from "./theme.js";
+
+const BACK_FRAMES = 10;
+const LATENCIES = 9;
+
+const connection = new Connection(`${location.protocol.replace("http", "ws")}//${location.host}/play`);
+const screen = new Screen(byId("screen"));
+const held = new Held(hold);
+const actions = new Actions(held);
+const settings = new Settings((name, value) => connection.send("settings", { [name]: value }));
+const scenes = new Scenes(connection, (scene) => reset(scene));
+const inside = new Inside((action) => actionLabel(world.actions, action));
+const timeline = new Timeline({
+  look: (bitmap) => {
+    pause(true);
+    screen.show(bitmap);
+  },
+  rewind: (frames) => connection.send("rewind", { frames }),
+});
+
+let world = null; // what `hello` said
+let state = { paused: false, recording: false, scene: 0 };
+let insides = new Map(); // of frames that have not come yet, by number
+let asked = null; // {action, time} of a key whose frame has not been drawn
+let latencies = [];
+let slow = false;
+
+// From the server
+
+connection.addEventListener("hello", ({ detail }) => {
+  const restarted = world && !detail.resumed;
+  const before = { values: settings.values, scene: state.scene };
+  world = detail;
+  byId("world-name").textContent = world.world;
+  document.title = `${world.world} · TinyWorlds`;
+  screen.size = world.size;
+  actions.world = world;
+  scenes.count = world.scenes;
+  settings.show(world.settings, world.limits);
+  inside.world = world;
+  if (!world.resumed) timeline.forget();
+  if (inside.open) connection.send("inside", { on: true });
+  if (restarted) beginAgain(before);
+});
+
+connection.addEventListener("link", ({ detail }) => {
+  const words = { connecting: "connecting", open: "connected", lost: "not connected", full: "full" };
+  byId("link").dataset.state = detail.state;
+  byId("link").textContent = words[detail.state];
+  byId("curtain").hidden = detail.state === "open";
+  byId("retry").hidden = !["lost", "full"].includes(detail.state);
+  if (detail.state === "connecting" && !world) byId("curtain-text").textContent = "Connecting …";
+  if (detail.state === "lost") byId("curtain-text").textContent = lostText(detail);
+  if (detail.state !== "open") held.releaseAll();
+});
+
+connection.addEventListener("full", ({ detail }) => {
+  byId("curtain-text").textContent = `${detail.message}. This page tries again every few seconds.`;
+});
+
+connection.addEventListener("state", ({ detail }) => {
+  state = detail;
+  scenes.mark(state.scene);
+  timeline.reach = state.rewindable;
+  setButton("pause", state.paused && !slow ? "play" : "pause", state.paused && !slow ? "Play" : "Pause");
+  byId("record").setAttribute("aria-pressed", String(state.recording));
+  byId("record").querySelector("span").textContent = state.recording ? `Stop (${state.recorded_frames})` : "Record";
+});
+
+connection.addEventListener("settings", ({ detail }) => settings.show(detail));
+connection.addEventListener("error", ({ detail }) => say(detail.message, { bad: true }));
+connection.addEventListener("recorded", ({ detail }) => showRecording(detail));
+connection.addEventListener("inside", ({ detail }) => insides.set(detail.number, detail));
+connection.addEventListener("preview", async ({ detail }) => actions.showPreviews(await createImageBitmap(detail.blob), world.size));
+for (const kind of ["frame", "again"]) connection.addEventListener(kind, ({ detail }) => showFrame(detail));
+
+async function showFrame(frame) {
+  const looked = insides.get(frame.number);
+  for (const number of insides.keys()) if (number <= frame.number) insides.delete(number);
+  const [bitmap, strip] = await Promise.all([createImageBitmap(frame.blob), looked && createImageBitmap(looked.blob)]);
+  const given = timeline.last(world.context - 1);
+  const again = frame.kind === "again";
+  timeline.add({ bitmap, action: frame.action }, { again });
+  actions.hidePreviews();
+  const drawn = () => connection.send("ack", { frame: frame.number });
+  if (looked) inside.show({ facts: looked.facts, number: frame.number, strip, shown: bitmap, given: chain(given, frame.action) });
+  if (slow && looked && !again) return showSlowly(bitmap, drawn);
+  screen.show(bitmap, () => {
+    drawn();
+    measure(frame);
+  });
+  if (state.paused) connection.send("preview");
+}
+
+/** The frames that are seen, each with the action that follows it; `last` leads to the one that is decoded. */
+function chain(given, last) {
+  return given.map(({ bitmap }, index) => ({ bitmap, action: given[index + 1]?.action ?? last }));
+}
+
+/** The time from a key to the first frame that it changed. */
+function measure({ action }) {
+  if (!asked || action !== asked.action) return;
+  latencies = [...latencies, performance.now() - asked.time].slice(-LATENCIES);
+  asked = null;
+  byId("latency").textContent = `${Math.round([...latencies].sort((a, b) => a - b)[latencies.length >> 1])} ms`;
+}
+
+function lostText({ attempts }) {
+  if (world && attempts === 1) return "The connection is lost. Trying again; your world is kept for half a minute.";
+  return world
+    ? "The server does not answer. Is it still running? This page goes on trying."
+    : "There is no server here. Start it with “make play”; this page goes on trying.";
+}
+
+/** A restarted server knows nothing of us: go on where we began, as we had it set. */
+function beginAgain({ values, scene }) {
+  say("The server was started anew: the world begins again.", { stays: false });
+  connection.send("settings", values);
+  if (scene < world.scenes) connection.send("reset", { scene });
+}
+
+// From the player
+
+function hold(action) {
+  actions.mark(action);
+  if (!connection.send("hold", { action })) return;
+  asked = { action: action ?? world.idle, time: performance.now() };
+}
+
+function pause(on) {
+  if (state.paused !== on) connection.send("pause", { on });
+  state.paused = on;
+}
+
+function togglePause() {
+  if (slow) setSlow(false);
+  pause(!state.paused);
+}
+
+function step() {
+  if (slow) setSlow(false);
+  pause(true);
+  connection.send("step");
+}
+
+function back() {
+  connection.send("rewind", { frames: BACK_FRAMES });
+}
+
+function reset(scene = state.scene) {
+  connection.send("reset", { scene });
+}
+
+function lookInside(open = !inside.open) {
+  inside.open = open;
+  byId("look").setAttribute("aria-pressed", String(open));
+  if (!open) setSlow(false);
+  connection.send("inside", { on: open });
+}
+
+/** In slow motion the world is paused and each next frame is asked for when the last has been watched. */
+function setSlow(on) {
+  if (slow === on) return;
+  slow = on;
+  byId("slow").checked = on;
+  byId("badge").hidden = !on;
+  byId("badge").textContent = "slow motion";
+  pause(on);
+  if (on) connection.send("step");
+}
+
+async function showSlowly(bitmap, drawn) {
+  await inside.animate((paint) => screen.paint(paint));
+  screen.show(bitmap, drawn);
+  setTimeout(() => slow && connection.send("step"), 400);
+}
+
+function showRecording({ id, frames, seconds }) {
+  const item = element("li", {}, `${frames} frames, ${seconds.toFixed(1)} s: `);
+  for (const [kind, what] of [["gif", "GIF"], ["mp4", "MP4"], ["json", "actions"]]) {
+    item.append(element("a", { href: `recordings/${id}.${kind}`, download: `tinyworlds-${id}.${kind}` }, what), " ");
+  }
+  byId("recordings").prepend(item);
+}
+
+function setButton(id, icon, text) {
+  byId(id).querySelector("use").setAttribute("href", `#i-${icon}`);
+  byId(id).querySelector("span").textContent = text;
+}
+
+const pageKeys = { KeyP: togglePause, Period: step, Backspace: back, KeyR: () => reset(), KeyI: () => lookInside(), KeyV: preview };
+
+function preview() {
+  connection.send("preview");
+}
+
+/** Whether a key belongs to what has the focus: text to type, a slider, a button reached by keyboard. */
+function isTaken(event) {
+  const focus = event.target.closest?.("input, select, textarea, [data-own-keys], button, a");
+  if (!focus || event.ctrlKey || event.altKey || event.metaKey) return event.ctrlKey || event.altKey || event.metaKey;
+  if (focus.matches("button, a")) return ["Enter", "Space"].includes(event.code) && focus.matches(":focus-visible");
+  if (focus.matches("[type=range], [data-own-keys]")) return /^(Arrow|Page|Home|End)/.test(event.code) && focus.matches(":focus-visible");
+  return focus.matches("input[type=number], textarea, select") || event.code === "Space";
+}
+
+addEventListener("keydown", (event) => {
+  if (isTaken(event)) return;
+  const done = actions.keyDown(event) || (pageKeys[event.code] && !event.repeat && (pageKeys[event.code](), true));
+  if (done) event.preventDefault();
+});
+addEventListener("keyup", (event) => held.release(event.code));
+addEventListener("blur", () => held.releaseAll());
+document.addEventListener("visibilitychange", () => document.hidden && held.releaseAll());
+
+byId("pause").addEventListener("click", togglePause);
+byId("step").addEventListener("click", step);
+byId("back").addEventListener("click", back);
+byId("reset").addEventListener("click", () => reset());
+byId("record").addEventListener("click", () => connection.send("record", { on: !state.recording }));
+byId("look").addEventListener("click", () => lookInside());
+byId("preview").addEventListener("click", preview);
+byId("slow").addEventListener("change", (event) => setSlow(event.target.checked));
+byId("retry").addEventListener("click", () => connection.open());
+setInterval(() => (byId("fps").textContent = screen.fps.toFixed(screen.fps < 10 ? 1 : 0)), 500);
+
+rememberTheme(byId("theme"));
+connection.open();

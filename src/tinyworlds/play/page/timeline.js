@@ -1,0 +1,65 @@
+/** The last seconds: pictures the page has kept, a slider through them, and going back to one of them. */
+
+import { byId } from "./elements.js";
+
+const KEPT = 400; // pictures; at most so many frames can be rewound
+
+export class Timeline {
+  #slider = byId("timeline");
+  #text = byId("timeline-text");
+  #pictures = []; // [{bitmap, action}], oldest first
+  #reach = 0; // frames that the server can go back
+
+  /** `look(bitmap)` shows an earlier picture while the slider is moved; `rewind(frames)` goes back to it. */
+  constructor({ look, rewind }) {
+    this.#slider.addEventListener("input", () => {
+      this.#describe();
+      const picture = this.#pictures.at(-1 - this.back);
+      if (picture) look(picture.bitmap);
+    });
+    this.#slider.addEventListener("change", () => this.back && rewind(this.back));
+  }
+
+  /** How many frames back the slider stands. */
+  get back() {
+    return Number(this.#slider.max) - Number(this.#slider.value);
+  }
+
+  /** Keep a new picture, {bitmap, action}, `again` in place of the last one; the slider goes to now. */
+  add(picture, { again }) {
+    if (again) this.#pictures.splice(this.#reach);
+    this.#pictures.push(picture);
+    if (this.#pictures.length > KEPT) this.#pictures.shift();
+    this.#update();
+  }
+
+  /** So many frames the server can go back. */
+  set reach(frames) {
+    this.#reach = frames;
+    this.#update();
+  }
+
+  /** The last pictures, newest last. */
+  last(count) {
+    return this.#pictures.slice(-count);
+  }
+
+  forget() {
+    this.#pictures = [];
+    this.reach = 0;
+  }
+
+  #update() {
+    const most = Math.max(0, Math.min(this.#reach, this.#pictures.length - 1));
+    this.#slider.max = most;
+    this.#slider.value = most;
+    this.#slider.disabled = most === 0;
+    this.#describe();
+  }
+
+  #describe() {
+    const text = this.back ? `−${this.back}` : "now";
+    this.#text.textContent = text;
+    this.#slider.setAttribute("aria-valuetext", this.back ? `${this.back} frames back` : "now");
+  }
+}
