@@ -112,7 +112,7 @@ export class Inside {
   #drawStep() {
     const at = this.#at(this.#step);
     const { decoding, step } = at;
-    this.#paint("kept", drawKept, at);
+    this.#paint("kept", drawKept, { ...at, clean: at.step === at.decoding.steps });
     this.#paint("guess", drawGuess, at);
     this.#paint("sure", drawSure, at);
     const kept = decoding.tokens.filter((_, position) => decoding.kept(position, step)).length;
@@ -163,6 +163,8 @@ export class Inside {
   #drawGiven(given) {
     const row = byId("given");
     row.replaceChildren();
+    byId("given-text").textContent =
+      `The tokens of the last ${given.length === 1 ? "frame" : `${given.length} frames`}, the action that follows each, and a frame that is nothing but mask.`;
     const [height, width] = this.#size;
     for (const { bitmap, action } of given) {
       const canvas = element("canvas");

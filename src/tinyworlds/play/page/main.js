@@ -15,7 +15,7 @@ const BACK_FRAMES = 10;
 const LATENCIES = 9;
 
 const connection = new Connection(`${location.protocol.replace("http", "ws")}//${location.host}/play`);
-const screen = new Screen(byId("screen"));
+const screen = new Screen(byId("screen"), byId("play"));
 const held = new Held(hold);
 const actions = new Actions(held);
 const settings = new Settings((name, value) => connection.send("settings", { [name]: value }));
@@ -41,14 +41,14 @@ let slow = false;
 connection.addEventListener("hello", ({ detail }) => {
   const restarted = world && !detail.resumed;
   const before = { values: settings.values, scene: state.scene };
-  world = detail;
+  world = { ...detail, actions: detail.actions.map(({ code, name }) => ({ code, name: name?.replaceAll("_", " ") })) };
   byId("world-name").textContent = world.world;
   document.title = `${world.world} · TinyWorlds`;
   screen.size = world.size;
   actions.world = world;
   scenes.count = world.scenes;
   settings.show(world.settings, world.limits);
-  inside.world = world;
+  inside.world = { levels: { bins: 4, dimensions: 5 }, ...world }; // TEMP
   if (!world.resumed) timeline.forget();
   if (inside.open) connection.send("inside", { on: true });
   if (restarted) beginAgain(before);

@@ -29,12 +29,12 @@ function eachCell({ rows, columns, total }, width, height, visit) {
   }
 }
 
-/** The picture after a step with what is still hidden covered; tokens kept in this very step are framed. */
-export function drawKept(context, width, height, { decoding, step, picture }) {
+/** The picture after a step with what is still hidden covered; tokens kept in this very step are framed, unless `clean`. */
+export function drawKept(context, width, height, { decoding, step, picture, clean = false }) {
   context.drawImage(picture.bitmap, ...picture.crop, 0, 0, width, height);
   eachCell(decoding, width, height, (position, x, y, w, h) => {
     if (!decoding.kept(position, step)) drawHidden(context, x, y, w, h);
-    else if (decoding.fresh(position, step)) frameCell(context, x, y, w, h);
+    else if (decoding.fresh(position, step) && !clean) frameCell(context, x, y, w, h);
   });
 }
 
@@ -104,7 +104,7 @@ export function drawHidden(context, x, y, w, h) {
 }
 
 function frameCell(context, x, y, w, h) {
-  const line = Math.max(1, Math.round(w / 14));
+  const line = Math.max(1, Math.round(w / 18));
   context.lineWidth = line;
   context.strokeStyle = ACCENT;
   context.strokeRect(x + line / 2, y + line / 2, w - line, h - line);

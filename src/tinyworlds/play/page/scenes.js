@@ -23,7 +23,7 @@ export class Scenes {
   /** Show so many scenes of the world. */
   set count(count) {
     this.#list.replaceChildren();
-    for (let scene = 0; scene < count; scene += 1) this.#add(scene, `scene/${scene}.png`);
+    for (let scene = 0; scene < count; scene += 1) this.#add(scene, `scenes/${scene}.png`);
   }
 
   /** Show which scene the world began from. */

@@ -2,37 +2,35 @@
 
 const WINDOW = 2000; // ms over which frames are counted
 
-/** Make `canvas` as large as its parent allows, at a whole number of device pixels for each of the world's. */
-export function fit(canvas, width, height) {
-  const box = canvas.parentElement.getBoundingClientRect();
-  const room = Math.min(box.width / width, box.height / height) * devicePixelRatio;
-  const scale = Math.max(1, Math.floor(room));
-  if (canvas.width !== width * scale || canvas.height !== height * scale) {
-    canvas.width = width * scale;
-    canvas.height = height * scale;
-  }
-  canvas.style.width = `${canvas.width / devicePixelRatio}px`;
-  canvas.style.height = `${canvas.height / devicePixelRatio}px`;
+/** Make `column`, and `canvas` in it, as wide as there is room for whole device pixels, as many for each of the world's. */
+function fit(canvas, column, width, height) {
+  column.style.maxWidth = "";
+  const scale = Math.max(1, Math.floor((column.clientWidth * devicePixelRatio) / width));
+  column.style.maxWidth = canvas.style.width = `${(width * scale) / devicePixelRatio}px`;
+  if (canvas.width === width * scale && canvas.height === height * scale) return;
+  canvas.width = width * scale;
+  canvas.height = height * scale;
 }
 
 export class Screen {
   #canvas;
   #context;
+  #column;
   #size = [64, 64];
   #waiting = null; // the newest picture that is not drawn yet
   #times = [];
   #paint = null;
 
-  constructor(canvas) {
+  constructor(canvas, column) {
     this.#canvas = canvas;
+    this.#column = column;
     this.#context = canvas.getContext("2d");
-    new ResizeObserver(() => this.#refit()).observe(canvas.parentElement);
+    new ResizeObserver(() => this.#refit()).observe(column.parentElement);
   }
 
   /** Height and width of a frame. */
   set size([height, width]) {
     this.#size = [width, height];
-    this.#canvas.parentElement.style.aspectRatio = `${width} / ${height}`;
     this.#refit();
   }
 
@@ -65,7 +63,7 @@ export class Screen {
   }
 
   #refit() {
-    fit(this.#canvas, ...this.#size);
+    fit(this.#canvas, this.#column, ...this.#size);
     if (this.#paint) this.paint(this.#paint);
   }
 }
