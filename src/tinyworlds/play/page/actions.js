@@ -34,7 +34,7 @@ export class Actions {
   set world({ world, actions, idle }) {
     this.#held.releaseAll();
     this.#actions = actions;
-    this.#map = new KeyMap(world, actions, idle);
+    this.#map = new KeyMap(world, actions);
     this.#show();
     byId("idle-text").textContent =
       idle === null ? "" : `Nothing held: ${actionLabel(actions, idle)}`;

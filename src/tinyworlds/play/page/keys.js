@@ -1,13 +1,5 @@
-/** Which key means which action: what is sensible from the actions' names, what the player changed, and what is held. */
+/** Which key means which action, and what is held. */
 
-const MEANINGS = [
-  [/\b(up|forward|forwards|jump)\b/i, ["ArrowUp", "KeyW"]],
-  [/\b(down|back|backward|backwards|crouch)\b/i, ["ArrowDown", "KeyS"]],
-  [/\bleft\b/i, ["ArrowLeft", "KeyA"]],
-  [/\bright\b/i, ["ArrowRight", "KeyD"]],
-  [/\b(fire|shoot|attack|use|press)\b/i, ["Space"]],
-];
-const IN_ORDER = MEANINGS.map(([, keys]) => keys);
 const SYMBOLS = { ArrowUp: "↑", ArrowDown: "↓", ArrowLeft: "←", ArrowRight: "→", Space: "Space", Period: ".", Comma: "," };
 
 /** Keys of the page itself; an action can't have them. */
@@ -18,33 +10,16 @@ export function keyLabel(code) {
   return SYMBOLS[code] ?? code.replace(/^(Key|Digit)/, "").replace(/^Numpad/, "Num ");
 }
 
-/** Keys of each action, a list by code: its digit, and arrows, letters and space by what it is called. */
-export function defaultKeys(actions, idle) {
-  const keys = actions.map(({ code }) => (code < 10 ? [`Digit${code}`] : []));
-  const taken = new Set();
-  const give = (code, wanted) => wanted.forEach((key) => {
-    if (taken.has(key)) return;
-    taken.add(key);
-    keys[code].push(key);
-  });
-  for (const { code, name } of actions) {
-    for (const [pattern, wanted] of MEANINGS) if (name && pattern.test(name)) give(code, wanted);
-  }
-  if (actions.every(({ name }) => !name)) {
-    actions.filter(({ code }) => code !== idle).forEach(({ code }, order) => give(code, IN_ORDER[order] ?? []));
-  }
-  return keys;
-}
-
 /** The keys of a world's actions, remembered by the browser for that world. */
 export class KeyMap {
   #storage;
   #defaults;
   #changed;
 
-  constructor(world, actions, idle) {
+  /** `actions` have the `keys` that they are on unless the player chose others. */
+  constructor(world, actions) {
     this.#storage = `tinyworlds keys ${world}`;
-    this.#defaults = defaultKeys(actions, idle);
+    this.#defaults = actions.map(({ keys }) => keys);
     this.#changed = this.#remembered(actions.length);
   }
 
@@ -53,9 +28,10 @@ export class KeyMap {
     return this.#changed ?? this.#defaults;
   }
 
-  /** The action of a key, or undefined. */
+  /** The action of a key, or undefined; digits have two keys each. */
   action(key) {
-    const action = this.keys.findIndex((keys) => keys.includes(key));
+    const same = key.replace(/^Numpad(\d)$/, "Digit$1");
+    const action = this.keys.findIndex((keys) => keys.includes(key) || keys.includes(same));
     return action < 0 ? undefined : action;
   }
 

@@ -41,12 +41,13 @@ let slow = false;
 connection.addEventListener("hello", ({ detail }) => {
   const restarted = world && !detail.resumed;
   const before = { values: settings.values, scene: state.scene };
-  world = { ...detail, actions: detail.actions.map(({ code, name }) => ({ code, name: name?.replaceAll("_", " ") })) };
+  world = { ...detail, actions: detail.actions.map((action) => ({ ...action, name: action.name?.replaceAll("_", " ") })) };
   byId("world-name").textContent = world.world;
   document.title = `${world.world} · TinyWorlds`;
   screen.size = world.size;
   actions.world = world;
-  scenes.count = world.scenes;
+  if (!world.resumed) scenes.show(0);
+  scenes.show(world.scenes);
   settings.show(world.settings, world.limits);
   inside.world = { levels: { bins: 4, dimensions: 5 }, ...world }; // TEMP
   if (!world.resumed) timeline.forget();
@@ -71,11 +72,12 @@ connection.addEventListener("full", ({ detail }) => {
 
 connection.addEventListener("state", ({ detail }) => {
   state = detail;
+  scenes.show(state.scenes);
   scenes.mark(state.scene);
   timeline.reach = state.rewindable;
   setButton("pause", state.paused && !slow ? "play" : "pause", state.paused && !slow ? "Play" : "Pause");
   byId("record").setAttribute("aria-pressed", String(state.recording));
-  byId("record").querySelector("span").textContent = state.recording ? `Stop (${state.recorded_frames})` : "Record";
+  byId("record").querySelector("span").textContent = state.recording ? `Stop (${state.recorded})` : "Record";
 });
 
 connection.addEventListener("settings", ({ detail }) => settings.show(detail));
@@ -91,10 +93,14 @@ async function showFrame(frame) {
   const [bitmap, strip] = await Promise.all([createImageBitmap(frame.blob), looked && createImageBitmap(looked.blob)]);
   const given = timeline.last(world.context - 1);
   const again = frame.kind === "again";
+  const truth = looked && again && !state.rewindable ? await scenes.picture(state.scene) : null;
   timeline.add({ bitmap, action: frame.action }, { again });
   actions.hidePreviews();
-  const drawn = () => connection.send("ack", { frame: frame.number });
-  if (looked) inside.show({ facts: looked.facts, number: frame.number, strip, shown: bitmap, given: chain(given, frame.action) });
+  const drawn = () => {
+    Object.assign(byId("screen").dataset, { frame: frame.number, kind: frame.kind });
+    connection.send("ack", { frame: frame.number });
+  };
+  if (looked) inside.show({ facts: looked.facts, number: frame.number, strip, shown: bitmap, truth, given: chain(given, frame.action) });
   if (slow && looked && !again) return showSlowly(bitmap, drawn);
   screen.show(bitmap, () => {
     drawn();
@@ -186,10 +192,10 @@ async function showSlowly(bitmap, drawn) {
   setTimeout(() => slow && connection.send("step"), 400);
 }
 
-function showRecording({ id, frames, seconds }) {
-  const item = element("li", {}, `${frames} frames, ${seconds.toFixed(1)} s: `);
+function showRecording({ id, frames, fps }) {
+  const item = element("li", {}, `Recorded ${frames} frames, ${(frames / fps).toFixed(1)} s: `);
   for (const [kind, what] of [["gif", "GIF"], ["mp4", "MP4"], ["json", "actions"]]) {
-    item.append(element("a", { href: `recordings/${id}.${kind}`, download: `tinyworlds-${id}.${kind}` }, what), " ");
+    item.append(element("a", { href: `recordings/${id}.${kind}`, download: "" }, what), " ");
   }
   byId("recordings").prepend(item);
 }

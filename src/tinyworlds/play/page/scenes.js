@@ -20,10 +20,17 @@ export class Scenes {
     this.#acceptDrops();
   }
 
-  /** Show so many scenes of the world. */
-  set count(count) {
-    this.#list.replaceChildren();
-    for (let scene = 0; scene < count; scene += 1) this.#add(scene, `scenes/${scene}.png`);
+  /** Show so many scenes of the world, the player's own included. */
+  show(count) {
+    while (this.#list.children.length > count) this.#list.lastChild.remove();
+    while (this.#list.children.length < count) this.#list.append(this.#button(this.#list.children.length));
+  }
+
+  /** The true picture of a scene. */
+  async picture(scene) {
+    const image = this.#list.children[scene].querySelector("img");
+    await image.decode();
+    return createImageBitmap(image);
   }
 
   /** Show which scene the world began from. */
@@ -37,10 +44,9 @@ export class Scenes {
   async upload(file) {
     say(`Sending ${file.name} …`, { stays: true });
     try {
-      const reply = await fetch("scene", { method: "POST", body: file, headers: { "X-Session-Key": this.#connection.key } });
+      const reply = await fetch(`scene?key=${this.#connection.key}`, { method: "POST", body: file });
       const answer = await reply.json();
-      if (!reply.ok) throw new Error(answer.message);
-      this.#add(answer.scene, URL.createObjectURL(file), file.name);
+      if (!reply.ok) throw new Error(answer.error);
       say(`The world goes on from ${file.name}.`);
       this.#chosen(answer.scene);
     } catch (error) {
@@ -48,13 +54,13 @@ export class Scenes {
     }
   }
 
-  #add(scene, picture, name = `Scene ${scene + 1}`) {
-    const button = element("button", { type: "button", className: "scene", title: name });
+  #button(scene) {
+    const name = `Scene ${scene + 1}`;
+    const picture = element("img", { src: `scenes/${scene}.png?key=${this.#connection.key}`, alt: "" });
+    const button = element("button", { type: "button", className: "scene", title: name, ariaLabel: name }, picture);
     button.dataset.scene = scene;
-    button.setAttribute("aria-label", name);
-    button.append(element("img", { src: picture, alt: "" }));
     button.addEventListener("click", () => this.#chosen(scene));
-    this.#list.append(button);
+    return button;
   }
 
   #acceptDrops() {

@@ -1,0 +1,251 @@
+"""The page in a real browser, against the real server."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tinyworlds import World
+
+from ..browser import MISSING, find
+from .conftest import serving
+
+PIXELS = "canvas => canvas.toDataURL()"
+PHONE, DESKTOP, LARGE = {"width": 360, "height": 740}, {"width": 1280, "height": 800}, {"width": 3840, "height": 2160}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = find()
+    if path is None:
+        pytest.skip(MISSING)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Player:
+    """A player at the page of a served world, and what the page complained of."""
+
+    def __init__(self, page: Page, url: str) -> None:
+        self.page, self.url, self.complaints = page, url, []
+        page.on("console", lambda message: self.complaints.append(message.text))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.set_default_timeout(10_000)
+        page.goto(url)
+        self.wait_for_link()
+
+    def wait_for_link(self) -> None:
+        expect(self.page.locator("#link")).to_have_text("connected", timeout=10_000)
+        self.wait_for_frame(0)
+
+    @property
+    def frame(self) -> int:
+        return int(self.page.locator("#screen").get_attribute("data-frame") or 0)
+
+    @property
+    def picture(self) -> str:
+        return self.page.locator("#screen").evaluate(PIXELS)
+
+    def wait_for_frame(self, after: int, kind: str | None = None) -> None:
+        """Until a later frame is drawn: any, an imagined one (``frame``), or one that is shown `again`."""
+        self.page.wait_for_function(
+            "([after, kind]) => { const { dataset } = document.getElementById('screen');"
+            "return Number(dataset.frame) > after && (!kind || dataset.kind === kind) }",
+            arg=[after, kind],
+        )
+
+    def pause(self) -> None:
+        """Pause; one frame may still be on the way."""
+        self.page.keyboard.press("p")
+        expect(self.page.locator("#pause")).to_have_text("Play")
+
+    def press(self, selector: str, kind: str = "again") -> str:
+        """Click on what brings a new picture, and return that picture."""
+        before = self.frame
+        self.page.click(selector)
+        self.wait_for_frame(before, kind)
+        return self.picture
+
+    def steps(self, key: str, count: int) -> list[str]:
+        """The pictures of so many single steps while a key is held."""
+        self.page.keyboard.down(key)
+        pictures = [self.press("#step", "frame") for _ in range(count)]
+        self.page.keyboard.up(key)
+        return pictures
+
+
+@pytest.fixture
+def join(browser) -> Iterator[Callable[..., Player]]:
+    """Opens the page of a served world, in a window of its own; the console is to stay empty unless `complains`."""
+    players = []
+    with ExitStack() as stack:
+
+        def join(url: str, *, complains: bool = False, **options) -> Player:
+            context = stack.enter_context(browser.new_context(**{"viewport": DESKTOP, **options}))
+            player = Player(context.new_page(), url)
+            if not complains:
+                players.append(player)
+            return player
+
+        yield join
+    assert [player.complaints for player in players] == [[]] * len(players)
+
+
+def test_the_page_plays_at_once(serve, join):
+    player = join(serve().url)
+    first = player.frame
+    player.wait_for_frame(first + 3)
+    page = player.page
+    assert page.title() == "noise · TinyWorlds"
+    buttons = page.get_by_role("group", name="Actions").get_by_role("button")
+    assert [name.split("\n")[0] for name in buttons.all_inner_texts()] == ["noop", "up", "turn left", "action 3"]
+    assert page.locator("#scenes button").count() == 3
+    assert page.locator("#scenes img").evaluate_all("all => all.every(image => image.naturalWidth === 24)")
+
+
+def test_pause_stops_and_a_step_is_one_frame(serve, join):
+    player = join(serve().url)
+    player.pause()
+    expect(player.page.locator("#fps")).to_have_text("0.0")
+    frame = player.frame
+    player.press("#step", "frame")
+    assert player.frame == frame + 1
+    player.press("#step", "frame")
+    assert player.frame == frame + 2
+
+
+def test_keys_do_different_things_and_reset_returns_to_the_scene(serve, join):
+    player = join(serve().url)
+    player.pause()
+    scene = player.press("#reset")
+    up, left, again = [], [], []
+    for key, pictures in (("ArrowUp", up), ("ArrowLeft", left), ("1", again)):
+        pictures += player.steps(key, 3)
+        assert player.press("#reset") == scene
+    assert up != left
+    assert up == again, "the digit is the same action as the arrow"
+    assert len({scene, *up}) == 4
+
+
+def test_buttons_hold_as_keys_do(serve, join):
+    player = join(serve().url, has_touch=True)
+    player.pause()
+    player.press("#reset")
+    wanted = player.steps("ArrowUp", 2)
+    player.press("#reset")
+    button = player.page.locator(".action").nth(1)
+    box = button.bounding_box()
+    player.page.mouse.move(box["x"] + 5, box["y"] + 5)
+    player.page.mouse.down()
+    expect(button).to_have_attribute("aria-pressed", "true")
+    pictures = []
+    for _ in range(2):
+        before = player.frame
+        player.page.keyboard.press(".")
+        player.wait_for_frame(before)
+        pictures.append(player.picture)
+    player.page.mouse.up()
+    expect(button).to_have_attribute("aria-pressed", "false")
+    assert pictures == wanted
+
+
+def test_the_latest_of_several_keys_counts(serve, join):
+    page = join(serve().url).page
+    pressed = page.locator('.action[aria-pressed="true"] .action-name')
+    page.keyboard.down("ArrowUp")
+    expect(pressed).to_have_text("up")
+    page.keyboard.down("ArrowLeft")
+    expect(pressed).to_have_text("turn left")
+    page.keyboard.up("ArrowLeft")
+    expect(pressed).to_have_text("up")
+    page.keyboard.up("ArrowUp")
+    expect(pressed).to_have_count(0)
+
+
+def test_keys_can_be_changed_and_are_remembered(serve, join):
+    player = join(serve().url)
+    page = player.page
+    page.get_by_role("button", name="Change the key of turn left").click()
+    page.keyboard.press("k")
+    pressed = page.locator('.action[aria-pressed="true"] .action-name')
+    page.reload()
+    player.wait_for_link()
+    page.keyboard.down("k")
+    expect(pressed).to_have_text("turn left")
+    page.keyboard.up("k")
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator(".action").nth(2)).to_contain_text("K")
+    page.get_by_role("button", name="Keys as they were").click()
+    page.keyboard.down("ArrowLeft")
+    expect(pressed).to_have_text("turn left")
+
+
+def test_two_tabs_do_not_disturb_each_other(serve, join):
+    url = serve().url
+    alone = join(url)
+    alone.pause()
+    alone.press("#reset")
+    wanted = alone.steps("ArrowUp", 4)
+    alone.press("#reset")
+    other = join(url)  # plays on meanwhile
+    other.page.keyboard.down("ArrowLeft")
+    other.wait_for_frame(other.frame + 2)
+    assert alone.steps("ArrowUp", 4) == wanted
+    other.wait_for_frame(other.frame + 2)
+
+
+def test_back_to_an_earlier_frame_and_on_from_there(serve, join):
+    player = join(serve().url)
+    player.pause()
+    scene = player.press("#reset")
+    first = player.steps("ArrowUp", 3)
+    slider = player.page.locator("#timeline")
+    expect(slider).to_have_js_property("max", "3")
+    before = player.frame
+    slider.fill("1")
+    player.wait_for_frame(before, "again")
+    assert player.picture == first[0]
+    assert player.steps("ArrowUp", 2) == first[1:]
+    assert player.press("#back") == scene
+
+
+def test_scenes_are_chosen(serve, join):
+    player = join(serve().url)
+    player.pause()
+    pictures = {player.press(f'[data-scene="{scene}"]') for scene in range(3)}
+    assert len(pictures) == 3
+    expect(player.page.locator('[data-scene="2"]')).to_have_attribute("aria-pressed", "true")
+
+
+@pytest.mark.parametrize("size", [PHONE, DESKTOP, LARGE], ids=["phone", "desktop", "4K"])
+def test_nothing_is_wider_than_the_window(serve, join, size):
+    player = join(serve().url, viewport=size)
+    player.page.click("#look")
+    player.wait_for_frame(player.frame)
+    expect(player.page.locator("#inside-decoding")).to_be_visible()
+    assert player.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    width, height = player.page.locator("#screen").evaluate("canvas => [canvas.width, canvas.height]")
+    assert width % 24 == height % 16 == 0
+    assert width > 0.4 * min(size.values())
+    assert player.page.locator(".action").first.bounding_box()["height"] >= 40
+
+
+def test_everything_that_can_be_pressed_has_a_name(serve, join):
+    page = join(serve().url).page
+    page.click("#look")
+    expect(page.locator("#inside-tokens")).to_be_visible()
+    names = page.evaluate(
+        """() => [...document.querySelectorAll("button, input, a, canvas[tabindex]")]
+            .filter(one => one.checkVisibility())
+            .map(one => one.ariaLabel || one.innerText?.trim() || [...(one.labels ?? [])].map(l => l.textContent).join())"""
+    )
+    assert len(names) > 15
+    assert all(names)
