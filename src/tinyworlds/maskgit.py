@@ -72,12 +72,13 @@ Noise = torch.Generator | Sequence[torch.Generator] | None
 class Guess(NamedTuple):
     """What a decoding step leaves: tokens, of which the `hidden` ones are its guesses that it did not keep.
 
-    `confidence` of a token is the probability that it had when it was last guessed.
+    `confidence` of a token is the probability that it had when it was last guessed; `logits` are those of this step.
     """
 
     tokens: Int64[Tensor, "B N P"]
     hidden: Bool[Tensor, "B N P"]
     confidence: Float[Tensor, "B N P"]
+    logits: Float[Tensor, "B N P V"]
 
 
 def decode(
@@ -113,7 +114,7 @@ def decode(
         hidden.scatter_(1, surest, False)
         if watch is not None:
             guess = (torch.where(hidden, sampled, tokens), hidden.clone(), believed)
-            watch(Guess(*(rearrange(part, "b (h p) -> b h p", h=horizon) for part in guess)))
+            watch(Guess(*(rearrange(part, "b (h p) -> b h p", h=horizon) for part in guess), logits))
     return rearrange(tokens, "b (h p) -> b h p", h=horizon)
 
 
@@ -121,10 +122,10 @@ def sample(
     logits: Float[Tensor, "B K V"], *, temperature: float, generator: Noise
 ) -> tuple[Int64[Tensor, "B K"], Float[Tensor, "B K"]]:
     """A token for each position, and the probability it had; at temperature 0 the likeliest one."""
+    probabilities = distribution(logits, temperature=temperature)
     if temperature == 0:
-        confidence, tokens = logits.softmax(-1).max(-1)
+        confidence, tokens = probabilities.max(-1)
         return tokens, confidence
-    probabilities = (logits / temperature).softmax(-1)
     if isinstance(generator, Sequence):
         rows = [torch.multinomial(row, 1, generator=own) for row, own in zip(probabilities, generator, strict=True)]
         tokens = torch.stack(rows).squeeze(-1)
@@ -132,6 +133,11 @@ def sample(
         flat = torch.multinomial(rearrange(probabilities, "b k v -> (b k) v"), 1, generator=generator)
         tokens = rearrange(flat, "(b k) 1 -> b k", b=logits.shape[0])
     return tokens, probabilities.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+
+
+def distribution(logits: Float[Tensor, "*batch V"], *, temperature: float) -> Float[Tensor, "*batch V"]:
+    """The probability of each token of the vocabulary; at temperature 0 as at 1, the likeliest being taken anyway."""
+    return (logits / (temperature or 1)).softmax(-1)
 
 
 def anchored_mask(

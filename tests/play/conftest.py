@@ -1,56 +1,47 @@
 """A world that is served for tests, as `play.py` serves one."""
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import uvicorn
 
 from tinyworlds import World
-from tinyworlds.play.server import Opening, Server
+from tinyworlds.play.opening import Opened
+from tinyworlds.play.server import Server
+from tinyworlds.play.session import Settings
 
-
-@dataclass(frozen=True)
-class Address:
-    """Where a served world is."""
-
-    port: int
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+PLAYERS = 3
 
 
 @contextmanager
-def serving(world: World, opening: Opening, port: int = 0) -> Iterator[Address]:
-    """Serve a world from another thread, on a free port or this one, until the end of the block."""
-    config = uvicorn.Config(Server(world, opening).app, port=port, log_level="warning", timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
+def serving(opened: Opened, port: int = 0) -> Iterator[str]:
+    """Serve a world from another thread, on a free port or this one, until the end of the block; its address."""
+    server = Server(opened, max_players=PLAYERS, local=True)
+    web = uvicorn.Server(uvicorn.Config(server.app, port=port, log_level="warning", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=web.run)
     thread.start()
     try:
-        while not server.started and thread.is_alive():
+        while not web.started and thread.is_alive():
             thread.join(0.01)
-        yield Address(server.servers[0].sockets[0].getsockname()[1])
+        yield f"http://127.0.0.1:{web.servers[0].sockets[0].getsockname()[1]}"
     finally:
-        server.should_exit = True
+        web.should_exit = True
         thread.join()
 
 
 @pytest.fixture
-def opening() -> Opening:
-    """Three scenes of noise, four actions of which three have names."""
+def opened(dynamics) -> Opened:
+    """A world with three scenes of noise and four actions, of which three have names."""
     frames = np.random.default_rng(0).integers(0, 256, (3, 4, 16, 24, 3), dtype=np.uint8)
-    return Opening(
-        name="noise", scenes=list(frames), names=["noop", "up", "turn_left", None], idle=0, fps=30, max_players=3
-    )
+    settings = Settings(seed=0, decoding=dynamics.decoding, horizon=1, fps=30.0)
+    return Opened("noise.ckpt", World(dynamics), frames, ["noop", "up", "turn_left", None], 0, settings)
 
 
 @pytest.fixture
-def serve(dynamics, opening) -> Iterator[Callable[..., Address]]:
-    """Serves the world of `dynamics`, as `opening` or another says, until the test ends."""
-    with ExitStack() as stack:
-        yield lambda opening=opening, port=0: stack.enter_context(serving(World(dynamics), opening, port))
+def served(opened) -> Iterator[str]:
+    """The address of that world."""
+    with serving(opened) as url:
+        yield url

@@ -99,20 +99,20 @@ def join(browser) -> Iterator[Callable[..., Player]]:
     assert [player.complaints for player in players] == [[]] * len(players)
 
 
-def test_the_page_plays_at_once(serve, join):
-    player = join(serve().url)
+def test_the_page_plays_at_once(served, join):
+    player = join(served)
     first = player.frame
     player.wait_for_frame(first + 3)
     page = player.page
-    assert page.title() == "noise · TinyWorlds"
+    assert page.title() == "test · TinyWorlds"
     buttons = page.get_by_role("group", name="Actions").get_by_role("button")
     assert [name.split("\n")[0] for name in buttons.all_inner_texts()] == ["noop", "up", "turn left", "action 3"]
     assert page.locator("#scenes button").count() == 3
     assert page.locator("#scenes img").evaluate_all("all => all.every(image => image.naturalWidth === 24)")
 
 
-def test_pause_stops_and_a_step_is_one_frame(serve, join):
-    player = join(serve().url)
+def test_pause_stops_and_a_step_is_one_frame(served, join):
+    player = join(served)
     player.pause()
     expect(player.page.locator("#fps")).to_have_text("0.0")
     frame = player.frame
@@ -122,8 +122,8 @@ def test_pause_stops_and_a_step_is_one_frame(serve, join):
     assert player.frame == frame + 2
 
 
-def test_keys_do_different_things_and_reset_returns_to_the_scene(serve, join):
-    player = join(serve().url)
+def test_keys_do_different_things_and_reset_returns_to_the_scene(served, join):
+    player = join(served)
     player.pause()
     scene = player.press("#reset")
     up, left, again = [], [], []
@@ -135,8 +135,8 @@ def test_keys_do_different_things_and_reset_returns_to_the_scene(serve, join):
     assert len({scene, *up}) == 4
 
 
-def test_buttons_hold_as_keys_do(serve, join):
-    player = join(serve().url, has_touch=True)
+def test_buttons_hold_as_keys_do(served, join):
+    player = join(served, has_touch=True)
     player.pause()
     player.press("#reset")
     wanted = player.steps("ArrowUp", 2)
@@ -157,8 +157,8 @@ def test_buttons_hold_as_keys_do(serve, join):
     assert pictures == wanted
 
 
-def test_the_latest_of_several_keys_counts(serve, join):
-    page = join(serve().url).page
+def test_the_latest_of_several_keys_counts(served, join):
+    page = join(served).page
     pressed = page.locator('.action[aria-pressed="true"] .action-name')
     page.keyboard.down("ArrowUp")
     expect(pressed).to_have_text("up")
@@ -170,8 +170,8 @@ def test_the_latest_of_several_keys_counts(serve, join):
     expect(pressed).to_have_count(0)
 
 
-def test_keys_can_be_changed_and_are_remembered(serve, join):
-    player = join(serve().url)
+def test_keys_can_be_changed_and_are_remembered(served, join):
+    player = join(served)
     page = player.page
     page.get_by_role("button", name="Change the key of turn left").click()
     page.keyboard.press("k")
@@ -188,22 +188,21 @@ def test_keys_can_be_changed_and_are_remembered(serve, join):
     expect(pressed).to_have_text("turn left")
 
 
-def test_two_tabs_do_not_disturb_each_other(serve, join):
-    url = serve().url
-    alone = join(url)
+def test_two_tabs_do_not_disturb_each_other(served, join):
+    alone = join(served)
     alone.pause()
     alone.press("#reset")
     wanted = alone.steps("ArrowUp", 4)
     alone.press("#reset")
-    other = join(url)  # plays on meanwhile
+    other = join(served)  # plays on meanwhile
     other.page.keyboard.down("ArrowLeft")
     other.wait_for_frame(other.frame + 2)
     assert alone.steps("ArrowUp", 4) == wanted
     other.wait_for_frame(other.frame + 2)
 
 
-def test_back_to_an_earlier_frame_and_on_from_there(serve, join):
-    player = join(serve().url)
+def test_back_to_an_earlier_frame_and_on_from_there(served, join):
+    player = join(served)
     player.pause()
     scene = player.press("#reset")
     first = player.steps("ArrowUp", 3)
@@ -217,8 +216,8 @@ def test_back_to_an_earlier_frame_and_on_from_there(serve, join):
     assert player.press("#back") == scene
 
 
-def test_scenes_are_chosen(serve, join):
-    player = join(serve().url)
+def test_scenes_are_chosen(served, join):
+    player = join(served)
     player.pause()
     pictures = {player.press(f'[data-scene="{scene}"]') for scene in range(3)}
     assert len(pictures) == 3
@@ -226,8 +225,8 @@ def test_scenes_are_chosen(serve, join):
 
 
 @pytest.mark.parametrize("size", [PHONE, DESKTOP, LARGE], ids=["phone", "desktop", "4K"])
-def test_nothing_is_wider_than_the_window(serve, join, size):
-    player = join(serve().url, viewport=size)
+def test_nothing_is_wider_than_the_window(served, join, size):
+    player = join(served, viewport=size)
     player.page.click("#look")
     player.wait_for_frame(player.frame)
     expect(player.page.locator("#inside-decoding")).to_be_visible()
@@ -238,8 +237,8 @@ def test_nothing_is_wider_than_the_window(serve, join, size):
     assert player.page.locator(".action").first.bounding_box()["height"] >= 40
 
 
-def test_everything_that_can_be_pressed_has_a_name(serve, join):
-    page = join(serve().url).page
+def test_everything_that_can_be_pressed_has_a_name(served, join):
+    page = join(served).page
     page.click("#look")
     expect(page.locator("#inside-tokens")).to_be_visible()
     names = page.evaluate(

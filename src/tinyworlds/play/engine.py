@@ -10,10 +10,13 @@ from torch import Tensor
 
 from tinyworlds.data.clips import normalize
 from tinyworlds.data.token_cache import ClipTokens
-from tinyworlds.maskgit import Guess
+from tinyworlds.maskgit import Guess, distribution
 from tinyworlds.models import Dynamics
 from tinyworlds.models.stage import as_pictures
 from tinyworlds.play.session import Request
+
+RIVALS = 4
+"""Tokens told of each position."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +24,8 @@ class Inside:
     """How one frame came to be, in S decoding steps (see `Guess`).
 
     `pictures`: what each step would show if it were the last. `again`: the tokens of the frame when it is tokenized
-    anew, and `alone` what the tokenizer makes of these.
+    anew, and `alone` what the tokenizer makes of these. `rivals`: the likeliest tokens at each position in the step
+    that kept one of them, best first, and `odds` their probabilities.
     """
 
     tokens: Int64[np.ndarray, "S P"]
@@ -31,6 +35,8 @@ class Inside:
     final: Int64[np.ndarray, " P"]
     again: Int64[np.ndarray, " P"]
     alone: UInt8[np.ndarray, "H W 3"]
+    rivals: Int64[np.ndarray, "P K"]
+    odds: Float[np.ndarray, "P K"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +83,7 @@ class Engine:
                 watch=guesses.append if watched else None,
             )
         frames = as_pictures(self.dynamics.render(seen.tokens, count=count))
-        inside = self._inside(seen, frames, guesses) if watched else [[]] * len(requests)
+        inside = self._inside(seen, frames, guesses, settings.decoding.temperature) if watched else [[]] * len(requests)
         return [
             # A view would keep the whole batch in memory.
             Result(frames=frames[n], tokens=seen.tokens[n, -count:].clone(), inside=inside[n], place=(len(requests), n))
@@ -85,7 +91,11 @@ class Engine:
         ]
 
     def _inside(
-        self, seen: ClipTokens, frames: UInt8[np.ndarray, "B h H W 3"], guesses: Sequence[Guess]
+        self,
+        seen: ClipTokens,
+        frames: UInt8[np.ndarray, "B h H W 3"],
+        guesses: Sequence[Guess],
+        temperature: float,
     ) -> list[list[Inside]]:
         """For each game and frame."""
         batch, count, height, width, _ = frames.shape
@@ -96,8 +106,11 @@ class Engine:
         shape = (0, batch, count, tokenizer.num_patches)
         tokens, hidden = np.zeros(shape, np.int64), np.zeros(shape, np.bool_)
         confidence, pictures = np.zeros(shape, np.float32), np.zeros((0, batch, count, height, width, 3), np.uint8)
+        rivals, odds = np.zeros((*shape[1:], 0), np.int64), np.zeros((*shape[1:], 0), np.float32)
         if guesses:
-            tokens, hidden, confidence = (torch.stack(part).cpu().numpy() for part in zip(*guesses, strict=True))
+            steps = [guess[:3] for guess in guesses]
+            tokens, hidden, confidence = (torch.stack(part).cpu().numpy() for part in zip(*steps, strict=True))
+            odds, rivals = likeliest(guesses, temperature=temperature)
             before = seen.tokens[:, :-count]
             windows = [torch.cat([before, guess.tokens], dim=1) for guess in guesses]
             pictures = np.stack([as_pictures(self.dynamics.render(window, count=count)) for window in windows])
@@ -111,8 +124,22 @@ class Engine:
                     final=seen.tokens[game, frame - count].cpu().numpy(),
                     again=again[game, frame].cpu().numpy(),
                     alone=alone[game, frame],
+                    rivals=rivals[game, frame],
+                    odds=odds[game, frame],
                 )
                 for frame in range(count)
             ]
             for game in range(batch)
         ]
+
+
+def likeliest(
+    guesses: Sequence[Guess], *, temperature: float
+) -> tuple[Float[np.ndarray, "B N P K"], Int64[np.ndarray, "B N P K"]]:
+    """Probabilities and tokens of the `RIVALS` likeliest at each position, in the step that kept one of them."""
+    kept = torch.stack([guess.hidden for guess in guesses]).sum(0)  # as many steps left it hidden
+    logits = torch.zeros_like(guesses[0].logits)
+    for step, guess in enumerate(guesses):
+        logits = torch.where((kept == step).unsqueeze(-1), guess.logits, logits)
+    best = distribution(logits, temperature=temperature).topk(min(RIVALS, logits.shape[-1]))
+    return best.values.cpu().numpy(), best.indices.cpu().numpy()

@@ -167,6 +167,13 @@ def inside_bytes(inside: Inside, grid: tuple[int, int]) -> bytes:
         {"tokens": tokens.tolist(), "hidden": hidden.astype(int).tolist(), "confidence": [round(c, 3) for c in sure.tolist()]}
         for tokens, hidden, sure in zip(inside.tokens, inside.hidden, inside.confidence, strict=True)
     ]
-    about = {"grid": grid, "steps": steps, "tokens": inside.final.tolist(), "again": inside.again.tolist()}
+    about = {
+        "grid": grid,
+        "steps": steps,
+        "tokens": inside.final.tolist(),
+        "again": inside.again.tolist(),
+        "rivals": inside.rivals.tolist(),
+        "odds": [[round(p, 4) for p in odds] for odds in inside.odds.tolist()],
+    }
     text = json.dumps(about, separators=(",", ":")).encode()
     return struct.pack("<I", len(text)) + text + png(np.concatenate([*inside.pictures, inside.alone], axis=1))

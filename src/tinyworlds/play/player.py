@@ -153,9 +153,9 @@ class Player:
             if self.recorder.full:
                 self.record(on=False)
         self._waiting.extend((picture, None if n else turn.pressed) for n, picture in enumerate(pictures))
-        self._show(*self._waiting.popleft())
+        self._show(*self._waiting.popleft(), kind=Kind.AGAIN if turn.request.action is None else Kind.FRAME)
 
-    def _show(self, picture: Picture, pressed: float | None) -> None:
+    def _show(self, picture: Picture, pressed: float | None, *, kind: Kind = Kind.FRAME) -> None:
         now = time.monotonic()
         self._number += 1
         self._shown.append(now)
@@ -166,7 +166,7 @@ class Player:
             self._latencies.append(milliseconds)
         if picture.inside is not None:
             self.send(header(Kind.INSIDE, **about) + picture.inside)
-        self.send(header(Kind.FRAME, **about, milliseconds=milliseconds) + picture.frame)
+        self.send(header(kind, **about, milliseconds=milliseconds) + picture.frame)
 
     def status(self, now: float) -> dict[str, Any]:
         """Frames a second over the last two, and the median latency of the last keys."""

@@ -20,9 +20,10 @@ Client to server: JSON text of at most 4096 bytes, ``{"type": …}`` with these 
 Server to client, JSON text:
 
 - ``hello {key, resumed, world, size: [height, width], actions: [{code, name, keys}], idle, scenes, grid: [rows, columns],
-  vocabulary, context, limits: {setting: [least, most]}, own: {temperature, steps}, settings}`` comes first. ``name`` is the true
-  action that a code stands for, or null; ``keys`` those it is on unless the player chose others, as ``KeyboardEvent.code``.
-  ``key`` is secret. ``own``: what the world was trained with
+  levels: {bins, dimensions}, context, limits: {setting: [least, most]}, own: {temperature, steps}, settings}`` comes
+  first. ``name`` is the true action that a code stands for, or null; ``keys`` those it is on unless the player chose
+  others, as ``KeyboardEvent.code``.
+  ``key`` is secret. ``levels``: a token is that many numbers of so many levels. ``own``: what the world was trained with
 - ``settings {seed, temperature, steps, horizon, fps}`` after each change of them
 - ``state {paused, scene, scenes, frames, rewindable, recording, recorded, inside}`` after each change, and every second; numbers
   of frames, ``recorded`` of those recorded so far
@@ -35,10 +36,12 @@ Server to client, binary: a header of four uint32, little-endian: kind, number o
 milliseconds from the message that asked for the action to its first frame (0 in other frames). Then by kind:
 
 - ``FRAME`` (1): a PNG. Numbers only rise, also after a rewind
+- ``AGAIN`` (4): the same of a frame that is not new, but where the game is now: first of all, after a reset, a rewind, …
 - ``INSIDE`` (2), just before the frame of that number: uint32 n, n bytes of JSON ``{grid, steps: [{tokens, hidden, confidence}],
-  tokens, again}``, and a PNG. Each of the S decoding steps has P ``tokens``, P times 0 or 1 whether they are still ``hidden`` (the token
-  is then a guess that was not kept), and P times the ``confidence``, 0 to 1. ``tokens``: the frame's own; ``again``: those
-  of the picture when it is tokenized anew. The PNG has S + 1 pictures side by side: what each step would show if it were the
+  tokens, again, rivals, odds}``, and a PNG. Each of the S decoding steps has P ``tokens``, P times 0 or 1 whether they
+  are still ``hidden`` (the token is then a guess that was not kept), and P times the ``confidence``, 0 to 1. ``tokens``: the frame's own; ``again``: those
+  of the picture when it is tokenized anew; ``rivals``: of each position the likeliest tokens in the step that kept one, best
+  first, and ``odds`` their probabilities. The PNG has S + 1 pictures side by side: what each step would show if it were the
   last, then what the tokenizer makes of ``again``. Where nothing was decoded (a scene begins, or was rewound to), S is 0
 - ``PREVIEW`` (3): a PNG with a column per action and a row per frame for which it is held; the number is of the frame it begins from
 
@@ -76,6 +79,7 @@ class Kind(IntEnum):
     FRAME = 1
     INSIDE = 2
     PREVIEW = 3
+    AGAIN = 4
 
 
 @dataclass(frozen=True, kw_only=True)

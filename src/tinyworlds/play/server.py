@@ -117,7 +117,7 @@ class Server:
             "idle": opened.idle,
             "scenes": len(player.scenes),
             "grid": list(tokenizer.grid),
-            "vocabulary": tokenizer.vocabulary,
+            "levels": {"bins": tokenizer.quantizer.num_bins, "dimensions": tokenizer.quantizer.latent_dim},
             "context": self.dynamics.context_length,
             "limits": self._bounds(player).limits,
             "own": {"temperature": own.temperature, "steps": own.steps},

@@ -13,7 +13,8 @@ export class Decoding {
     [this.rows, this.columns] = facts.grid;
     this.tokens = facts.tokens;
     this.again = facts.again;
-    this.others = facts.others;
+    /** Of each position the likeliest tokens when one was kept, best first, as [token, probability]. */
+    this.rivals = facts.rivals.map((tokens, position) => tokens.map((token, rank) => [token, facts.odds[position][rank]]));
     this.total = this.tokens.length;
     this.guesses = facts.steps;
     this.steps = facts.steps.length;

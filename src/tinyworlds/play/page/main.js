@@ -34,6 +34,8 @@ let state = { paused: false, recording: false, scene: 0 };
 let insides = new Map(); // of frames that have not come yet, by number
 let asked = null; // {action, time} of a key whose frame has not been drawn
 let latencies = [];
+let shown = 0; // number of the newest frame
+let previewing = null; // number of the frame from which a preview was asked for
 let slow = false;
 
 // From the server
@@ -46,10 +48,11 @@ connection.addEventListener("hello", ({ detail }) => {
   document.title = `${world.world} · TinyWorlds`;
   screen.size = world.size;
   actions.world = world;
+  previewing = null;
   if (!world.resumed) scenes.show(0);
   scenes.show(world.scenes);
   settings.show(world.settings, world.limits);
-  inside.world = { levels: { bins: 4, dimensions: 5 }, ...world }; // TEMP
+  inside.world = world;
   if (!world.resumed) timeline.forget();
   if (inside.open) connection.send("inside", { on: true });
   if (restarted) beginAgain(before);
@@ -84,7 +87,11 @@ connection.addEventListener("settings", ({ detail }) => settings.show(detail));
 connection.addEventListener("error", ({ detail }) => say(detail.message, { bad: true }));
 connection.addEventListener("recorded", ({ detail }) => showRecording(detail));
 connection.addEventListener("inside", ({ detail }) => insides.set(detail.number, detail));
-connection.addEventListener("preview", async ({ detail }) => actions.showPreviews(await createImageBitmap(detail.blob), world.size));
+connection.addEventListener("preview", async ({ detail }) => {
+  previewing = null;
+  if (detail.number !== shown) return state.paused && preview();
+  actions.showPreviews(await createImageBitmap(detail.blob), world.size);
+});
 for (const kind of ["frame", "again"]) connection.addEventListener(kind, ({ detail }) => showFrame(detail));
 
 async function showFrame(frame) {
@@ -95,6 +102,7 @@ async function showFrame(frame) {
   const again = frame.kind === "again";
   const truth = looked && again && !state.rewindable ? await scenes.picture(state.scene) : null;
   timeline.add({ bitmap, action: frame.action }, { again });
+  shown = frame.number;
   actions.hidePreviews();
   const drawn = () => {
     Object.assign(byId("screen").dataset, { frame: frame.number, kind: frame.kind });
@@ -106,7 +114,7 @@ async function showFrame(frame) {
     drawn();
     measure(frame);
   });
-  if (state.paused) connection.send("preview");
+  if (state.paused) preview();
 }
 
 /** The frames that are seen, each with the action that follows it; `last` leads to the one that is decoded. */
@@ -207,8 +215,10 @@ function setButton(id, icon, text) {
 
 const pageKeys = { KeyP: togglePause, Period: step, Backspace: back, KeyR: () => reset(), KeyI: () => lookInside(), KeyV: preview };
 
+/** Stop, and see what each action does from here. */
 function preview() {
-  connection.send("preview");
+  pause(true);
+  if (previewing === null && connection.send("preview")) previewing = shown;
 }
 
 /** Whether a key belongs to what has the focus: text to type, a slider, a button reached by keyboard. */

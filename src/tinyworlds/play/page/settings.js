@@ -5,7 +5,7 @@ import { byId, element } from "./elements.js";
 const FIELDS = {
   fps: { label: "Frames a second, at most", step: 1 },
   temperature: { label: "Temperature", step: 0.05, hint: "0: always the likeliest token; higher: more is left to chance" },
-  steps: { label: "Decoding steps", step: 1, hint: "Fewer are faster; more look closer" },
+  steps: { label: "Decoding steps", step: 1, hint: "Fewer are faster; more than 16 change little" },
   horizon: { label: "Frames ahead", step: 1, hint: "Imagined at once, before the next key counts" },
   seed: { label: "Seed", step: 1, number: true, hint: "Of what is left to chance; counts from the next reset" },
 };

@@ -12,8 +12,7 @@ export function describeToken(decoding, position, step, code) {
   return [
     element("h4", {}, swatch(token, code), `Token ${token}`, element("small", {}, `row ${row + 1}, column ${column + 1}`)),
     digits(token, code),
-    ...(decoding.steps ? [story(decoding, position, step, code)] : []),
-    ...(decoding.others ? [others(decoding, position, code)] : []),
+    ...(decoding.steps ? [story(decoding, position, step, code), rivals(decoding, position, code)] : []),
   ];
 }
 
@@ -45,9 +44,9 @@ function story(decoding, position, step, code) {
 }
 
 /** The likeliest tokens in the step that kept one. */
-function others(decoding, position, code) {
+function rivals(decoding, position, code) {
   const list = element("ol", { className: "story" });
-  for (const [token, probability] of decoding.others[position]) {
+  for (const [token, probability] of decoding.rivals[position]) {
     const bar = element("i");
     bar.style.setProperty("--share", probability);
     bar.style.setProperty("--color", sureColor(probability));
