@@ -173,9 +173,7 @@ class World:
         if self._seen is None:
             raise ValueError("World.step needs a World.reset(frames) before it")
         actions = self._check(action, len(self._seen.tokens))
-        self._seen = self.dynamics.advance(
-            self._seen, actions, decoding=self.decoding, generator=self._generator
-        )
+        self._seen = self.dynamics.advance(self._seen, actions, decoding=self.decoding, generator=self._generator)
         frames = self._observe(self._seen.tokens, self.horizon)
         return frames if self.horizon > 1 else frames[..., 0, :, :, :]
 

@@ -9,7 +9,7 @@ import pytest
 import uvicorn
 
 from tinyworlds import World
-from tinyworlds.play.opening import Opened
+from tinyworlds.play.opening import Opening
 from tinyworlds.play.server import Server
 from tinyworlds.play.session import Settings
 
@@ -17,9 +17,9 @@ PLAYERS = 3
 
 
 @contextmanager
-def serving(opened: Opened, port: int = 0) -> Iterator[str]:
+def serving(opening: Opening, port: int = 0) -> Iterator[str]:
     """Serve a world from another thread, on a free port or this one, until the end of the block; its address."""
-    server = Server(opened, max_players=PLAYERS, local=True)
+    server = Server(opening, max_players=PLAYERS, local=True)
     web = uvicorn.Server(uvicorn.Config(server.app, port=port, log_level="warning", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=web.run)
     thread.start()
@@ -33,15 +33,16 @@ def serving(opened: Opened, port: int = 0) -> Iterator[str]:
 
 
 @pytest.fixture
-def opened(dynamics) -> Opened:
+def opening(dynamics) -> Opening:
     """A world with three scenes of noise and four actions, of which three have names."""
     frames = np.random.default_rng(0).integers(0, 256, (3, 4, 16, 24, 3), dtype=np.uint8)
     settings = Settings(seed=0, decoding=dynamics.decoding, horizon=1, fps=30.0)
-    return Opened("noise.ckpt", World(dynamics), frames, ["noop", "up", "turn_left", None], 0, settings)
+    names = ["noop", "up", "turn_left", None]
+    return Opening(world=World(dynamics), scenes=frames, names=names, idle=0, settings=settings)
 
 
 @pytest.fixture
-def served(opened) -> Iterator[str]:
+def served(opening) -> Iterator[str]:
     """The address of that world."""
-    with serving(opened) as url:
+    with serving(opening) as url:
         yield url

@@ -30,8 +30,7 @@ def play(config: DictConfig) -> None:
             raise
         raise ValueError(MISSING.format(error.name)) from None
     with listen(config.host, config.port) as listening:
-        opened = open_to_play(config)
-        server = Server(opened, max_players=config.max_players, local=config.host in LOCAL)
+        server = Server(open_to_play(config), max_players=config.max_players, local=config.host in LOCAL)
         options = {"log_level": "warning", "ws_ping_interval": PING, "ws_ping_timeout": PING, "ws_max_size": 2**16}
         web = uvicorn.Server(uvicorn.Config(server.app, timeout_graceful_shutdown=1, **options))
         address = f"http://{_shown(config.host)}:{listening.getsockname()[1]}"

@@ -105,7 +105,9 @@ class Loop:
         begun = time.monotonic()
         requests = [turn.request for turn in turns]
         try:
-            made = await self.compute(lambda: [(result, pictures(result, self.engine.grid)) for result in self.engine.run(requests)])
+            made = await self.compute(
+                lambda: [(result, pictures(result, self.engine.grid)) for result in self.engine.run(requests)]
+            )
         except Exception:  # such as too little memory for what one of them asked: the others are to go on
             traceback.print_exc()
             for turn in turns:
@@ -164,7 +166,11 @@ def png(picture: UInt8[np.ndarray, "H W 3"]) -> bytes:
 def inside_bytes(inside: Inside, grid: tuple[int, int]) -> bytes:
     """The content of an ``INSIDE``, as `protocol` has it."""
     steps = [
-        {"tokens": tokens.tolist(), "hidden": hidden.astype(int).tolist(), "confidence": [round(c, 3) for c in sure.tolist()]}
+        {
+            "tokens": tokens.tolist(),
+            "hidden": hidden.astype(int).tolist(),
+            "confidence": [round(c, 3) for c in sure.tolist()],
+        }
         for tokens, hidden, sure in zip(inside.tokens, inside.hidden, inside.confidence, strict=True)
     ]
     about = {

@@ -1,7 +1,7 @@
 """Opening a world to play: its weights, frames to begin from, and what its actions mean."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -19,14 +19,14 @@ from tinyworlds.world import World
 IDLE_NAMES = ("noop", "none", "nothing", "stay")
 
 
-class Opened(NamedTuple):
-    """A world to play, where it was, and what is asked of it.
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """A world to play, and what it is played with.
 
     `scenes`: frames to begin from. `names`: of each action the true one that it stands for, or None. `idle`: the
-    action while none is asked for.
+    action while none is asked for. `settings`: until a player chooses others.
     """
 
-    ckpt: str | Path
     world: World
     scenes: UInt8[np.ndarray, "N T H W 3"]
     names: list[str | None]
@@ -69,7 +69,7 @@ def _newest_or_shared(config: DictConfig) -> Path:
         raise
 
 
-def open_to_play(config: DictConfig) -> Opened:
+def open_to_play(config: DictConfig) -> Opening:
     """The world, its scenes and actions, as a config of play names them.
 
     Raises:
@@ -82,14 +82,14 @@ def open_to_play(config: DictConfig) -> Opened:
             check_number(name, config[name], at_least=LIMITS[name][0], at_most=LIMITS[name][1])
     if config.idle is not None:
         check_whole("idle", config.idle, at_least=0)
-    ckpt, world = open_world(config)
+    _, world = open_world(config)
     if config.idle is not None and config.idle >= world.n_actions:
         raise ValueError(f"idle={config.idle}: this world's actions are 0 to {world.n_actions - 1}")
     found = scenes.find(world.dynamics, store=config.store, folder=world.folder)
     names = action_names(world)
     idle = idle_action(world, found, names) if config.idle is None else config.idle
     settings = Settings(seed=world.seed, decoding=world.decoding, horizon=world.horizon, fps=float(config.fps))
-    return Opened(ckpt, world, found, names, idle, settings)
+    return Opening(world=world, scenes=found, names=names, idle=idle, settings=settings)
 
 
 def action_names(world: World) -> list[str | None]:

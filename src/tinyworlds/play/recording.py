@@ -200,7 +200,9 @@ def _check_state(state: Any, dynamics: Dynamics) -> None:
 
 
 def _check_place(place: Any) -> None:
-    if not (isinstance(place, list) and len(place) == 2 and _whole(place[0], MAX_BATCH + 1) and _whole(place[1], place[0])):
+    if not (
+        isinstance(place, list) and len(place) == 2 and _whole(place[0], MAX_BATCH + 1) and _whole(place[1], place[0])
+    ):
         raise ValueError(f"there is no place {place} in a batch of at most {MAX_BATCH}")
 
 

@@ -22,7 +22,7 @@ from tinyworlds.play.engine import Engine
 from tinyworlds.play.guard import Guard
 from tinyworlds.play.keys import default_keys
 from tinyworlds.play.loop import Loop, png
-from tinyworlds.play.opening import Opened
+from tinyworlds.play.opening import Opening
 from tinyworlds.play.player import Outbox, Player, Scene
 from tinyworlds.play.protocol import BURST, RATE, Bounds, parse
 from tinyworlds.play.recording import Recorder
@@ -40,11 +40,11 @@ class Server:
     `local`: only pages that this machine served itself may ask.
     """
 
-    def __init__(self, opened: Opened, *, max_players: int, local: bool) -> None:
-        self.opened = opened
-        self.dynamics = opened.world.dynamics
+    def __init__(self, opening: Opening, *, max_players: int, local: bool) -> None:
+        self.opening = opening
+        self.dynamics = opening.world.dynamics
         self.loop = Loop(Engine(self.dynamics), max_players=max_players)
-        self.scenes = [Scene(picture=frames[-1], tokens=self.loop.engine.tokenize(frames)) for frames in opened.scenes]
+        self.scenes = [Scene(picture=frames[-1], tokens=self.loop.engine.tokenize(frames)) for frames in opening.scenes]
         self._uploading = asyncio.Semaphore(1)
         self._recordings: deque[str] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -98,23 +98,23 @@ class Server:
     def _new_player(self) -> Player:
         return Player(
             self.scenes,
-            self.opened.settings,
-            idle=self.opened.idle,
+            self.opening.settings,
+            idle=self.opening.idle,
             context=self.dynamics.context_length,
             deliver=self._deliver,
         )
 
     def _hello(self, player: Player, *, resumed: bool) -> dict[str, Any]:
-        opened, tokenizer, own = self.opened, self.dynamics.video_tokenizer, self.dynamics.decoding
-        keys = default_keys(opened.names, idle=opened.idle)
+        opening, tokenizer, own = self.opening, self.dynamics.video_tokenizer, self.dynamics.decoding
+        keys = default_keys(opening.names, idle=opening.idle)
         return {
             "type": "hello",
             "key": player.key,
             "resumed": resumed,
             "world": str(self.dynamics.dataset["name"]),
             "size": list(self.dynamics.frame_size),
-            "actions": [{"code": n, "name": name, "keys": keys[n]} for n, name in enumerate(opened.names)],
-            "idle": opened.idle,
+            "actions": [{"code": n, "name": name, "keys": keys[n]} for n, name in enumerate(opening.names)],
+            "idle": opening.idle,
             "scenes": len(player.scenes),
             "grid": list(tokenizer.grid),
             "levels": {"bins": tokenizer.quantizer.num_bins, "dimensions": tokenizer.quantizer.latent_dim},

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from tinyworlds.data.resize import AreaFilter
 from tinyworlds.play.engine import Engine
 from tinyworlds.play.keys import default_keys
-from tinyworlds.play.opening import Opened, open_to_play
+from tinyworlds.play.opening import Opening, open_to_play
 from tinyworlds.play.session import Session
 
 HELD = 0.4
@@ -34,9 +34,9 @@ def play(config: DictConfig) -> None:
         ValueError: this terminal cannot show it.
     """
     colours = check_terminal(os.environ)
-    opened = open_to_play(config)
+    opening = open_to_play(config)
     with contextlib.suppress(KeyboardInterrupt), _raw_terminal():
-        Game(opened, colours=colours).run()
+        Game(opening, colours=colours).run()
 
 
 def check_terminal(environment: Mapping[str, str]) -> int:
@@ -51,10 +51,14 @@ def check_terminal(environment: Mapping[str, str]) -> int:
     if environment.get("TERM", "dumb") == "dumb":
         raise ValueError(f"TERM={environment.get('TERM', '')} cannot place characters: {instead}")
     if "utf" not in (sys.stdout.encoding or "").lower():
-        raise ValueError(f"this terminal's encoding {sys.stdout.encoding} has no half blocks: set LANG=C.UTF-8, or {instead}")
+        raise ValueError(
+            f"this terminal's encoding {sys.stdout.encoding} has no half blocks: set LANG=C.UTF-8, or {instead}"
+        )
     size = shutil.get_terminal_size()
     if size.lines < SMALLEST[0] or size.columns < SMALLEST[1]:
-        raise ValueError(f"this terminal has {size.lines} lines of {size.columns} characters: make it larger, or {instead}")
+        raise ValueError(
+            f"this terminal has {size.lines} lines of {size.columns} characters: make it larger, or {instead}"
+        )
     return 2**24 if environment.get("COLORTERM") in ("truecolor", "24bit") else 256
 
 
@@ -69,15 +73,15 @@ class Held:
 class Game:
     """A game in the terminal."""
 
-    def __init__(self, opened: Opened, *, colours: int) -> None:
-        self.opened, self.colours = opened, colours
-        self.engine = Engine(opened.world.dynamics)
+    def __init__(self, opening: Opening, *, colours: int) -> None:
+        self.opening, self.colours = opening, colours
+        self.engine = Engine(opening.world.dynamics)
         self.scene = 0
         self.paused = False
-        self.held = Held(opened.idle)
-        keys = default_keys(opened.names, idle=opened.idle)
+        self.held = Held(opening.idle)
+        keys = default_keys(opening.names, idle=opening.idle)
         self.codes = {key: code for code, own in enumerate(keys) for key in own}
-        self.session = Session(self._tokens(), opened.settings)
+        self.session = Session(self._tokens(), opening.settings)
 
     def run(self) -> None:
         """Play until q is pressed."""
@@ -95,7 +99,7 @@ class Game:
     def press(self, key: str) -> None:
         """What a key does: r begins again, n with the next scene, p stops and goes on, others act."""
         if key in ("KeyR", "KeyN"):
-            self.scene = (self.scene + (key == "KeyN")) % len(self.opened.scenes)
+            self.scene = (self.scene + (key == "KeyN")) % len(self.opening.scenes)
             self.session.begin(self._tokens())
             self._draw(None)
         elif key == "KeyP":
@@ -105,10 +109,10 @@ class Game:
 
     def step(self) -> None:
         """Imagine under what is held, and draw."""
-        self._draw(self.held.action if time.monotonic() < self.held.until else self.opened.idle)
+        self._draw(self.held.action if time.monotonic() < self.held.until else self.opening.idle)
 
     def _tokens(self):  # type: ignore[no-untyped-def]
-        return self.engine.tokenize(self.opened.scenes[self.scene])
+        return self.engine.tokenize(self.opening.scenes[self.scene])
 
     def _draw(self, action: int | None) -> None:
         context = self.engine.dynamics.context_length
@@ -118,7 +122,7 @@ class Game:
         size = shutil.get_terminal_size()
         for frame in result.frames:
             picture = fit(frame, lines=size.lines - 1, columns=size.columns)
-            name = self.opened.names[self.session.action] or f"action {self.session.action}"
+            name = self.opening.names[self.session.action] or f"action {self.session.action}"
             line = f"{name} · arrows, WASD, digits · r again · n next scene · p pause · q quit"[: size.columns]
             sys.stdout.write(f"\x1b[H{half_blocks(picture, self.colours)}\x1b[0m\x1b[K{line}\x1b[J")
             sys.stdout.flush()
