@@ -114,7 +114,8 @@ def decode(
         hidden.scatter_(1, surest, False)
         if watch is not None:
             guess = (torch.where(hidden, sampled, tokens), hidden.clone(), believed)
-            watch(Guess(*(rearrange(part, "b (h p) -> b h p", h=horizon) for part in guess), logits))
+            seen, unkept, sure = (rearrange(part, "b (h p) -> b h p", h=horizon) for part in guess)
+            watch(Guess(seen, unkept, sure, logits))
     return rearrange(tokens, "b (h p) -> b h p", h=horizon)
 
 

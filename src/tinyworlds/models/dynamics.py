@@ -189,7 +189,7 @@ class Dynamics(Stage):
         generator: Noise = None,
         watch: Callable[[Guess], None] | None = None,
     ) -> ClipTokens:
-        """What is seen, `context_length` frames at most, once the `actions` have led to h more frames (see `predict`)."""
+        """What is seen, at most `context_length` frames, once the `actions` have led to h more (see `predict`)."""
         taken = torch.cat([seen.actions, actions], dim=1)
         horizon = actions.shape[1]
         following = self.predict(

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from tinyworlds.data.settings import check_whole
 from tinyworlds.play.guard import LOCAL
 from tinyworlds.play.opening import open_to_play
+from tinyworlds.play.protocol import MAX_BYTES
 
 MISSING = "mode=browser needs {}: install it with `pip install -e '.[play]'`, or play with mode=terminal"
 PING = 5.0
@@ -31,8 +32,15 @@ def play(config: DictConfig) -> None:
         raise ValueError(MISSING.format(error.name)) from None
     with listen(config.host, config.port) as listening:
         server = Server(open_to_play(config), max_players=config.max_players, local=config.host in LOCAL)
-        options = {"log_level": "warning", "ws_ping_interval": PING, "ws_ping_timeout": PING, "ws_max_size": 2**16}
-        web = uvicorn.Server(uvicorn.Config(server.app, timeout_graceful_shutdown=1, **options))
+        settings = uvicorn.Config(
+            server.app,
+            log_level="warning",
+            ws_ping_interval=PING,
+            ws_ping_timeout=PING,
+            ws_max_size=MAX_BYTES,
+            timeout_graceful_shutdown=1,
+        )
+        web = uvicorn.Server(settings)
         address = f"http://{_shown(config.host)}:{listening.getsockname()[1]}"
         print(f"play at {address} · Ctrl-C ends it", flush=True)
         if sys.stdin.isatty() and _has_display():

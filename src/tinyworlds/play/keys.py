@@ -32,6 +32,6 @@ def default_keys(names: Sequence[str | None], *, idle: int) -> list[list[str]]:
         taken.update(wanted)
     if not taken:
         others = (code for code in range(len(names)) if code != idle)
-        for code, wanted in zip(others, UNNAMED, strict=False):
-            keys[code] += wanted
+        for code, arrow in zip(others, UNNAMED, strict=False):
+            keys[code] += arrow
     return keys

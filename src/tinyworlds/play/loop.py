@@ -10,16 +10,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from io import BytesIO
-from itertools import groupby
+from itertools import groupby, repeat
 from typing import TypeVar
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image
 
 from tinyworlds.play.engine import Engine, Inside, Result
 from tinyworlds.play.player import Picture, Player, Turn
-from tinyworlds.play.session import Request, Session
+from tinyworlds.play.session import Session
 
 KEPT = 30.0
 """Seconds for which the game of a player whose connection broke is kept."""
@@ -152,8 +152,8 @@ def _kind(turn: Turn) -> str:
 
 def pictures(result: Result, grid: tuple[int, int]) -> list[Picture]:
     """A result as it is sent."""
-    insides = [inside_bytes(inside, grid) for inside in result.inside] or [None] * len(result.frames)
-    return [Picture(png(frame), inside) for frame, inside in zip(result.frames, insides, strict=True)]
+    insides = [inside_bytes(inside, grid) for inside in result.inside] if result.inside else repeat(None)
+    return [Picture(png(frame), inside) for frame, inside in zip(result.frames, insides, strict=False)]
 
 
 def png(picture: UInt8[np.ndarray, "H W 3"]) -> bytes:
@@ -166,11 +166,7 @@ def png(picture: UInt8[np.ndarray, "H W 3"]) -> bytes:
 def inside_bytes(inside: Inside, grid: tuple[int, int]) -> bytes:
     """The content of an ``INSIDE``, as `protocol` has it."""
     steps = [
-        {
-            "tokens": tokens.tolist(),
-            "hidden": hidden.astype(int).tolist(),
-            "confidence": [round(c, 3) for c in sure.tolist()],
-        }
+        {"tokens": tokens.tolist(), "hidden": hidden.astype(int).tolist(), "confidence": rounded(sure)}
         for tokens, hidden, sure in zip(inside.tokens, inside.hidden, inside.confidence, strict=True)
     ]
     about = {
@@ -179,7 +175,12 @@ def inside_bytes(inside: Inside, grid: tuple[int, int]) -> bytes:
         "tokens": inside.final.tolist(),
         "again": inside.again.tolist(),
         "rivals": inside.rivals.tolist(),
-        "odds": [[round(p, 4) for p in odds] for odds in inside.odds.tolist()],
+        "odds": [rounded(odds) for odds in inside.odds],
     }
     text = json.dumps(about, separators=(",", ":")).encode()
     return struct.pack("<I", len(text)) + text + png(np.concatenate([*inside.pictures, inside.alone], axis=1))
+
+
+def rounded(probabilities: Float[np.ndarray, " n"]) -> list[float]:
+    """As many digits as can be seen."""
+    return [round(probability, 4) for probability in probabilities.tolist()]

@@ -100,8 +100,9 @@ def action_names(world: World) -> list[str | None]:
         if path is not None and path.is_file():
             actions = read_object(path, "result of an evaluation").get("actions")
             names = actions.get("names") if isinstance(actions, dict) else None
-            good = isinstance(names, list) and all(name is None or isinstance(name, str) for name in names)
-            return [name and name[:40] for name in names] if good and len(names) == len(unknown) else unknown
+            if isinstance(names, list) and len(names) == len(unknown):
+                return [name[:40] if isinstance(name, str) else None for name in names]
+            return unknown
     return unknown
 
 

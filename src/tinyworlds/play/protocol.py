@@ -1,16 +1,16 @@
 """What the player in the browser and the server say to each other.
 
-One WebSocket a player at ``/play``. ``/play?resume=KEY`` goes on with a game whose connection broke, where it is still kept
-(`tinyworlds.play.loop.KEPT` seconds).
+One WebSocket a player at ``/play``. ``/play?resume=KEY`` goes on with a game whose connection broke, where it is
+still kept (`tinyworlds.play.loop.KEPT` seconds).
 
-Client to server: JSON text of at most 4096 bytes, ``{"type": …}`` with these keys and no others:
+Client to server: JSON text of at most `MAX_BYTES`, ``{"type": …}`` with these keys and no others:
 
 - ``hold {action}``: from the next frame on this action; null: the idle one
 - ``pause {on}``: stop, or go on
 - ``step {}``: one frame, while paused
 - ``reset {scene, seed?}``: begin again from a starting scene, with the same seed unless one is given
-- ``settings {seed?, temperature?, steps?, horizon?, fps?}``: of sampling and decoding, frames imagined at once, frames per
-  second; another seed begins again; null keeps what is
+- ``settings {seed?, temperature?, steps?, horizon?, fps?}``: of sampling and decoding, frames imagined at once,
+  frames per second; another seed begins again; null keeps what is
 - ``rewind {frames}``: back so many frames, or as far as is remembered, and paused
 - ``record {on}``: begin a recording, or end it, which ``recorded`` answers
 - ``inside {on}``: whether each frame comes with how it was decoded
@@ -19,36 +19,42 @@ Client to server: JSON text of at most 4096 bytes, ``{"type": …}`` with these 
 
 Server to client, JSON text:
 
-- ``hello {key, resumed, world, size: [height, width], actions: [{code, name, keys}], idle, scenes, grid: [rows, columns],
-  levels: {bins, dimensions}, context, limits: {setting: [least, most]}, own: {temperature, steps}, settings}`` comes
-  first. ``name`` is the true action that a code stands for, or null; ``keys`` those it is on unless the player chose
-  others, as ``KeyboardEvent.code``.
-  ``key`` is secret. ``levels``: a token is that many numbers of so many levels. ``own``: what the world was trained with
+- ``hello {key, resumed, world, size: [height, width], actions: [{code, name, keys}], idle, scenes, grid: [rows,
+  columns], levels: {bins, dimensions}, context, limits: {setting: [least, most]}, own: {temperature, steps},
+  settings}`` comes first. ``key`` is secret. ``name``: the true action that a code stands for, or null. ``keys``:
+  those it is on unless the player chose others, as ``KeyboardEvent.code``. ``levels``: a token is so many numbers
+  (dimensions) of so many levels (bins). ``own``: what the world was trained with
 - ``settings {seed, temperature, steps, horizon, fps}`` after each change of them
-- ``state {paused, scene, scenes, frames, rewindable, recording, recorded, inside}`` after each change, and every second; numbers
-  of frames, ``recorded`` of those recorded so far
+- ``state {paused, scene, scenes, frames, rewindable, recording, recorded, inside}`` after each change, and every
+  second; ``frames`` counts steps since the scene, ``recorded`` the frames recorded so far
 - ``status {fps, latency_ms, step_ms, players}`` every second; ``latency_ms``: the median of the last keys, or null
-- ``recorded {id, frames, fps}``: its files are ``/recordings/ID.gif``, ``.mp4`` and ``.json``. A recording that grows too long ends by itself
+- ``recorded {id, frames, fps}``: its files are ``/recordings/ID.gif``, ``.mp4`` and ``.json``. A recording that grows
+  too long ends by itself
 - ``error {message}``: what was asked for was not done
 - ``full {message}``: there is no place; then the connection ends
 
-Server to client, binary: a header of four uint32, little-endian: kind, number of the frame, action that led to it, and
-milliseconds from the message that asked for the action to its first frame (0 in other frames). Then by kind:
+Server to client, binary: a header of four uint32, little-endian: kind, number of the frame, action that led to it,
+and milliseconds from the message that asked for the action to its first frame (0 in other frames). Then by kind:
 
 - ``FRAME`` (1): a PNG. Numbers only rise, also after a rewind
-- ``AGAIN`` (4): the same of a frame that is not new, but where the game is now: first of all, after a reset, a rewind, …
-- ``INSIDE`` (2), just before the frame of that number: uint32 n, n bytes of JSON ``{grid, steps: [{tokens, hidden, confidence}],
-  tokens, again, rivals, odds}``, and a PNG. Each of the S decoding steps has P ``tokens``, P times 0 or 1 whether they
-  are still ``hidden`` (the token is then a guess that was not kept), and P times the ``confidence``, 0 to 1. ``tokens``: the frame's own; ``again``: those
-  of the picture when it is tokenized anew; ``rivals``: of each position the likeliest tokens in the step that kept one, best
-  first, and ``odds`` their probabilities. The PNG has S + 1 pictures side by side: what each step would show if it were the
-  last, then what the tokenizer makes of ``again``. Where nothing was decoded (a scene begins, or was rewound to), S is 0
-- ``PREVIEW`` (3): a PNG with a column per action and a row per frame for which it is held; the number is of the frame it begins from
+- ``AGAIN`` (4): the same of a frame that is not new, but where the game is now: first of all, after a reset, a
+  rewind, …
+- ``INSIDE`` (2), just before the frame of that number: uint32 n, n bytes of JSON ``{grid, steps: [{tokens, hidden,
+  confidence}], tokens, again, rivals, odds}``, and a PNG. Each of the S decoding steps has P ``tokens``, P times 0 or
+  1 whether they are still ``hidden`` (the token is then a guess that was not kept), and P times the ``confidence``, 0
+  to 1. ``tokens``: the frame's own; ``again``: those of the picture when it is tokenized anew; ``rivals``: of each
+  position the likeliest tokens in the step that kept one, best first, and ``odds`` their probabilities. The PNG has S
+  + 1 pictures side by side: what each step would show if it were the last, then what the tokenizer makes of
+  ``again``. Where nothing was decoded (a scene begins, or was rewound to), S is 0
+- ``PREVIEW`` (3): a PNG with a column per action and a row per frame for which it is held; the number is of the frame
+  it begins from
 
-``POST /scene?key=KEY`` with a picture or film as its body, at most `tinyworlds.play.uploads.MAX_BYTES`, answers ``{scene}``, the number of
-a new starting scene, or ``{error}``. ``/scenes/N.png?key=KEY`` is a scene's last frame as it was given, not as tokens.
+``POST /scene?key=KEY`` with a picture or film as its body, at most `tinyworlds.play.uploads.MAX_BYTES`, answers
+``{scene}``, the number of a new starting scene, or ``{error}``. ``/scenes/N.png?key=KEY`` is a scene's last frame as
+it was given, not as tokens.
 
-Errors end no connection, floods do: more than `RATE` messages a second, beyond `BURST`.
+Errors end no connection, floods do: more than `RATE` messages a second, beyond `BURST`; and so do messages that are
+longer than `MAX_BYTES`.
 """
 
 import json
@@ -123,9 +129,10 @@ def parse(text: str | bytes, bounds: Bounds) -> tuple[str, dict[str, Any]]:
     if not isinstance(message, dict) or not isinstance(message.get("type"), str):
         raise ValueError('a message is an object with a "type"')
     kind = message.pop("type")
-    if kind not in _MESSAGES:
+    known = _messages(bounds)
+    if kind not in known:
         raise ValueError(f"there is no message of type {kind[:40]!r}")
-    _check(kind, message, _MESSAGES[kind](bounds))
+    _check(kind, message, known[kind])
     return kind, message
 
 
@@ -144,8 +151,8 @@ def _check(kind: str, values: Mapping[str, Any], checks: Mapping[str, "Check"]) 
         if name not in checks:
             raise ValueError(f"{kind} has no {str(name)[:40]!r}")
         checks[name](f"{kind}: {name}", value)
-    for name in _REQUIRED.get(kind, ()):
-        if name not in values:
+    for name in checks:
+        if name not in values and name not in _OPTIONAL:
             raise ValueError(f"{kind} needs {name!r}")
 
 
@@ -188,24 +195,19 @@ def _settings(bounds: Bounds) -> dict[str, Check]:
     return {**whole, **{name: _number(*limits[name]) for name in ("temperature", "fps")}}
 
 
-_MESSAGES: dict[str, Callable[[Bounds], dict[str, Check]]] = {
-    "hold": lambda bounds: {"action": _whole(0, bounds.actions - 1, or_null=True)},
-    "pause": lambda bounds: {"on": _yes_or_no},
-    "step": lambda bounds: {},
-    "reset": lambda bounds: {"scene": _whole(0, bounds.scenes - 1), "seed": _whole(0, MAX_SEED)},
-    "settings": _settings,
-    "rewind": lambda bounds: {"frames": _whole(1, 10_000)},
-    "record": lambda bounds: {"on": _yes_or_no},
-    "inside": lambda bounds: {"on": _yes_or_no},
-    "preview": lambda bounds: {},
-    "ack": lambda bounds: {"frame": _whole(0, 2**32 - 1)},
-}
-_REQUIRED = {
-    "hold": ("action",),
-    "pause": ("on",),
-    "reset": ("scene",),
-    "rewind": ("frames",),
-    "record": ("on",),
-    "inside": ("on",),
-    "ack": ("frame",),
-}
+def _messages(bounds: Bounds) -> dict[str, dict[str, Check]]:
+    return {
+        "hold": {"action": _whole(0, bounds.actions - 1, or_null=True)},
+        "pause": {"on": _yes_or_no},
+        "step": {},
+        "reset": {"scene": _whole(0, bounds.scenes - 1), "seed": _whole(0, MAX_SEED)},
+        "settings": _settings(bounds),
+        "rewind": {"frames": _whole(1, 10_000)},
+        "record": {"on": _yes_or_no},
+        "inside": {"on": _yes_or_no},
+        "preview": {},
+        "ack": {"frame": _whole(0, 2**32 - 1)},
+    }
+
+
+_OPTIONAL = ("seed", "temperature", "steps", "horizon", "fps")

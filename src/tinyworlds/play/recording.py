@@ -17,7 +17,6 @@ from PIL import Image
 
 from tinyworlds.data.token_cache import ClipTokens
 from tinyworlds.json_files import read_object
-from tinyworlds.maskgit import Decoding
 from tinyworlds.media import enlarge, replacing, save_gif, save_mp4
 from tinyworlds.models import Dynamics
 from tinyworlds.play.engine import Engine
@@ -108,7 +107,7 @@ def save_films(folder: Path, name: str, frames: UInt8[np.ndarray, "T H W 3"], fp
 
 def frames_digest(frames: UInt8[np.ndarray, "T H W 3"]) -> str:
     """SHA-256 of the pixels."""
-    return hashlib.sha256(np.ascontiguousarray(frames)).hexdigest()
+    return hashlib.sha256(frames.tobytes()).hexdigest()
 
 
 def read_log(path: Path, dynamics: Dynamics) -> dict[str, Any]:

@@ -14,13 +14,14 @@ from jaxtyping import UInt8
 from omegaconf import DictConfig
 
 from tinyworlds.data.resize import AreaFilter
+from tinyworlds.data.token_cache import ClipTokens
 from tinyworlds.play.engine import Engine
 from tinyworlds.play.keys import default_keys
 from tinyworlds.play.opening import Opening, open_to_play
 from tinyworlds.play.session import Session
 
 HELD = 0.4
-"""Seconds for which a key counts as held: terminals say when one is pressed, and again while it is, not when it is let go."""
+"""Seconds for which a key counts as held: terminals repeat it while it is, and do not tell when it is let go."""
 SMALLEST = (8, 16)
 """Lines and columns."""
 ENTER, LEAVE = "\x1b[?1049h\x1b[?25l\x1b[2J", "\x1b[0m\x1b[?25h\x1b[?1049l"
@@ -111,7 +112,7 @@ class Game:
         """Imagine under what is held, and draw."""
         self._draw(self.held.action if time.monotonic() < self.held.until else self.opening.idle)
 
-    def _tokens(self):  # type: ignore[no-untyped-def]
+    def _tokens(self) -> ClipTokens:
         return self.engine.tokenize(self.opening.scenes[self.scene])
 
     def _draw(self, action: int | None) -> None:
@@ -138,7 +139,7 @@ def fit(frame: UInt8[np.ndarray, "H W 3"], *, lines: int, columns: int) -> UInt8
 
 
 def half_blocks(picture: UInt8[np.ndarray, "H W 3"], colours: int) -> str:
-    """Lines of ▀, its colour the upper row of pixels and its background the lower; colours that go on are not repeated."""
+    """Lines of ▀, its colour the upper row of pixels and its background the lower; what goes on is not repeated."""
     codes = picture.astype(int) if colours > 256 else palette_index(picture)[..., None]
     kind = "2" if colours > 256 else "5"
     lines = []

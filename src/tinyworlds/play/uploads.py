@@ -56,7 +56,10 @@ def _film(content: bytes, size: tuple[int, int], count: int) -> UInt8[np.ndarray
                 if stream.width * stream.height > MAX_PIXELS:
                     raise ValueError(_too_large(stream.width, stream.height))
                 decoded = islice(container.decode(stream), MAX_DECODED)
-                frames = [fitted(frame.to_image(), size) for frame in islice(_spread(decoded), count)]
+                frames = [
+                    fitted(Image.fromarray(frame.to_ndarray(format="rgb24")), size)
+                    for frame in islice(_spread(decoded), count)
+                ]
         except ValueError as error:
             raise ValueError(str(error).replace(file.name, "this file")) from None
     if not frames:
