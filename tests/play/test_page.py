@@ -1,10 +1,9 @@
 """The page in a real browser, against the real server."""
 
-import json
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
-from pathlib import Path
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -80,6 +79,11 @@ class Player:
         pictures = [self.press("#step", "frame") for _ in range(count)]
         self.page.keyboard.up(key)
         return pictures
+
+
+def pixels(picture: str) -> np.ndarray:
+    """Of a picture of the screen, as `Player.picture` has it."""
+    return np.asarray(Image.open(BytesIO(b64decode(picture.split(",")[1]))).convert("RGB")).astype(int)
 
 
 @pytest.fixture
@@ -197,7 +201,9 @@ def test_two_tabs_do_not_disturb_each_other(served, join):
     other = join(served)  # plays on meanwhile
     other.page.keyboard.down("ArrowLeft")
     other.wait_for_frame(other.frame + 2)
-    assert alone.steps("ArrowUp", 4) == wanted
+    # Steps that share a batch are rounded a little differently.
+    for beside_another, by_itself in zip(alone.steps("ArrowUp", 4), wanted, strict=True):
+        assert np.abs(pixels(beside_another) - pixels(by_itself)).max() <= 2
     other.wait_for_frame(other.frame + 2)
 
 
@@ -208,8 +214,8 @@ def test_back_to_an_earlier_frame_and_on_from_there(served, join):
     first = player.steps("ArrowUp", 3)
     slider = player.page.locator("#timeline")
     expect(slider).to_have_js_property("max", "3")
-    before = player.frame
-    slider.fill("1")
+    box, before = slider.bounding_box(), player.frame
+    player.page.mouse.click(box["x"] + 0.35 * box["width"], box["y"] + box["height"] / 2)
     player.wait_for_frame(before, "again")
     assert player.picture == first[0]
     assert player.steps("ArrowUp", 2) == first[1:]

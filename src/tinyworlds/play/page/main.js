@@ -221,13 +221,13 @@ function preview() {
   if (previewing === null && connection.send("preview")) previewing = shown;
 }
 
-/** Whether a key belongs to what has the focus: text to type, a slider, a button reached by keyboard. */
-function isTaken(event) {
-  const focus = event.target.closest?.("input, select, textarea, [data-own-keys], button, a");
-  if (!focus || event.ctrlKey || event.altKey || event.metaKey) return event.ctrlKey || event.altKey || event.metaKey;
-  if (focus.matches("button, a")) return ["Enter", "Space"].includes(event.code) && focus.matches(":focus-visible");
-  if (focus.matches("[type=range], [data-own-keys]")) return /^(Arrow|Page|Home|End)/.test(event.code) && focus.matches(":focus-visible");
-  return focus.matches("input[type=number], textarea, select") || event.code === "Space";
+/** Whether a key belongs to what has the focus: text to type, a slider, a button. */
+function isTaken({ target, code, ctrlKey, altKey, metaKey }) {
+  if (ctrlKey || altKey || metaKey) return true;
+  if (!(target instanceof HTMLElement)) return false;
+  if (target.matches("input[type=number], textarea, select")) return true;
+  if (target.matches("input[type=range], [data-own-keys]")) return /^(Arrow|Page|Home|End)/.test(code);
+  return target.matches("button, a, input") && ["Enter", "Space"].includes(code);
 }
 
 addEventListener("keydown", (event) => {
@@ -235,6 +235,8 @@ addEventListener("keydown", (event) => {
   const done = actions.keyDown(event) || (pageKeys[event.code] && !event.repeat && (pageKeys[event.code](), true));
   if (done) event.preventDefault();
 });
+// What was pressed by mouse or finger does not keep the keys to itself.
+addEventListener("pointerup", ({ target }) => target.closest?.("button, input[type=range], label")?.blur());
 addEventListener("keyup", (event) => held.release(event.code));
 addEventListener("blur", () => held.releaseAll());
 document.addEventListener("visibilitychange", () => document.hidden && held.releaseAll());
