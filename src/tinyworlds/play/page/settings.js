@@ -7,7 +7,7 @@ const FIELDS = {
   temperature: { label: "Temperature", step: 0.05, hint: "0: always the likeliest token; higher: more is left to chance" },
   steps: { label: "Decoding steps", step: 1, hint: "Fewer are faster; more than 16 change little" },
   horizon: { label: "Frames ahead", step: 1, hint: "Imagined at once, before the next key counts" },
-  seed: { label: "Seed", step: 1, number: true, hint: "Of what is left to chance; counts from the next reset" },
+  seed: { label: "Seed", step: 1, number: true, hint: "Of what is left to chance; another one begins again" },
 };
 
 export class Settings {
