@@ -46,6 +46,7 @@ evaluate: $(ENV) ## measure the newest world of GAME
 	$(PY) -m tinyworlds.evaluate dataset=$(DATA)
 
 test: $(ENV) ## run the tests, in less than five minutes
+	$(PY) -m tests.browser
 	$(PY) -m pytest
 
 test-slow: $(ENV) ## run the tests that take longer

@@ -1,17 +1,21 @@
-"""A world that is served for tests, as `play.py` serves one."""
+"""A world that is served for tests, as `play.py` serves one, and a browser to play it in."""
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import pytest
 import uvicorn
+from playwright.sync_api import Browser, sync_playwright
 
 from tinyworlds import World
 from tinyworlds.play.opening import Opening
 from tinyworlds.play.server import Server
 from tinyworlds.play.session import Settings
+
+from ..browser import MISSING, find
+from .playing import Player
 
 PLAYERS = 3
 
@@ -46,3 +50,35 @@ def served(opening) -> Iterator[str]:
     """The address of that world."""
     with serving(opening) as url:
         yield url
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = find()
+    if path is None:
+        pytest.skip(MISSING)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def join(browser) -> Iterator[Callable[..., Player]]:
+    """Opens the page of a served world, in a window of its own; the console is to stay empty unless `complains`."""
+    players = []
+    with ExitStack() as stack:
+
+        def join(url: str, *, complains: bool = False, wait: bool = True, **options) -> Player:
+            context = stack.enter_context(
+                browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
+            )
+            player = Player(context.new_page(), url)
+            if wait:
+                player.wait_for_link()
+            if not complains:
+                players.append(player)
+            return player
+
+        yield join
+    assert [player.complaints for player in players] == [[]] * len(players)

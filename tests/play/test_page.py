@@ -1,106 +1,12 @@
-"""The page in a real browser, against the real server."""
-
-from base64 import b64decode
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from io import BytesIO
+"""The page in a real browser, against the real server: playing."""
 
 import numpy as np
 import pytest
-from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import expect
 
-from tinyworlds import World
+from .playing import pixels
 
-from ..browser import MISSING, find
-from .conftest import serving
-
-PIXELS = "canvas => canvas.toDataURL()"
 PHONE, DESKTOP, LARGE = {"width": 360, "height": 740}, {"width": 1280, "height": 800}, {"width": 3840, "height": 2160}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = find()
-    if path is None:
-        pytest.skip(MISSING)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-class Player:
-    """A player at the page of a served world, and what the page complained of."""
-
-    def __init__(self, page: Page, url: str) -> None:
-        self.page, self.url, self.complaints = page, url, []
-        page.on("console", lambda message: self.complaints.append(message.text))
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.set_default_timeout(10_000)
-        page.goto(url)
-        self.wait_for_link()
-
-    def wait_for_link(self) -> None:
-        expect(self.page.locator("#link")).to_have_text("connected", timeout=10_000)
-        self.wait_for_frame(0)
-
-    @property
-    def frame(self) -> int:
-        return int(self.page.locator("#screen").get_attribute("data-frame") or 0)
-
-    @property
-    def picture(self) -> str:
-        return self.page.locator("#screen").evaluate(PIXELS)
-
-    def wait_for_frame(self, after: int, kind: str | None = None) -> None:
-        """Until a later frame is drawn: any, an imagined one (``frame``), or one that is shown `again`."""
-        self.page.wait_for_function(
-            "([after, kind]) => { const { dataset } = document.getElementById('screen');"
-            "return Number(dataset.frame) > after && (!kind || dataset.kind === kind) }",
-            arg=[after, kind],
-        )
-
-    def pause(self) -> None:
-        """Pause; one frame may still be on the way."""
-        self.page.keyboard.press("p")
-        expect(self.page.locator("#pause")).to_have_text("Play")
-
-    def press(self, selector: str, kind: str = "again") -> str:
-        """Click on what brings a new picture, and return that picture."""
-        before = self.frame
-        self.page.click(selector)
-        self.wait_for_frame(before, kind)
-        return self.picture
-
-    def steps(self, key: str, count: int) -> list[str]:
-        """The pictures of so many single steps while a key is held."""
-        self.page.keyboard.down(key)
-        pictures = [self.press("#step", "frame") for _ in range(count)]
-        self.page.keyboard.up(key)
-        return pictures
-
-
-def pixels(picture: str) -> np.ndarray:
-    """Of a picture of the screen, as `Player.picture` has it."""
-    return np.asarray(Image.open(BytesIO(b64decode(picture.split(",")[1]))).convert("RGB")).astype(int)
-
-
-@pytest.fixture
-def join(browser) -> Iterator[Callable[..., Player]]:
-    """Opens the page of a served world, in a window of its own; the console is to stay empty unless `complains`."""
-    players = []
-    with ExitStack() as stack:
-
-        def join(url: str, *, complains: bool = False, **options) -> Player:
-            context = stack.enter_context(browser.new_context(**{"viewport": DESKTOP, **options}))
-            player = Player(context.new_page(), url)
-            if not complains:
-                players.append(player)
-            return player
-
-        yield join
-    assert [player.complaints for player in players] == [[]] * len(players)
 
 
 def test_the_page_plays_at_once(served, join):
@@ -250,7 +156,7 @@ def test_everything_that_can_be_pressed_has_a_name(served, join):
     names = page.evaluate(
         """() => [...document.querySelectorAll("button, input, a, canvas[tabindex]")]
             .filter(one => one.checkVisibility())
-            .map(one => one.ariaLabel || one.innerText?.trim() || [...(one.labels ?? [])].map(l => l.textContent).join())"""
+            .map(one => one.ariaLabel || one.innerText?.trim() || [...(one.labels ?? [])].map(l => l.innerText).join())"""
     )
     assert len(names) > 15
     assert all(names)
