@@ -8,7 +8,7 @@ const KINDS = { 1: "frame", 2: "inside", 3: "preview", 4: "again" };
 
 /**
  * Events: one for each message, named after its type (`hello`, `status`, …). `detail` is the JSON message, or of a
- * binary one {kind, number, action, latency, blob, facts}, `facts` being the JSON that comes with what is inside a
+ * binary one {type, number, action, latency, bitmap, facts}, `facts` being the JSON that comes with what is inside a
  * frame. And `link` with {state, delay}, where state is one of connecting, open, lost, full.
  */
 export class Connection extends EventTarget {
@@ -18,6 +18,7 @@ export class Connection extends EventTarget {
   #attempts = 0;
   #timer = null;
   #full = false;
+  #arrived = Promise.resolve(); // messages are told in the order they came, though pictures take time
 
   constructor(address) {
     super();
@@ -41,7 +42,10 @@ export class Connection extends EventTarget {
     this.#tell("link", { state: "connecting" });
     const socket = new WebSocket(this.#address + (this.#key ? `?resume=${this.#key}` : ""));
     socket.binaryType = "arraybuffer";
-    socket.onmessage = (event) => this.#receive(event.data);
+    socket.onmessage = ({ data }) => {
+      const message = typeof data === "string" ? JSON.parse(data) : takeApart(data);
+      this.#arrived = this.#arrived.then(async () => this.#receive(await message)).catch(reportError);
+    };
     socket.onclose = () => this.#lost(socket);
     this.#socket = socket;
   }
@@ -53,12 +57,7 @@ export class Connection extends EventTarget {
     return true;
   }
 
-  #receive(data) {
-    if (typeof data !== "string") {
-      const message = takeApart(data);
-      return this.#tell(message.kind, message);
-    }
-    const message = JSON.parse(data);
+  #receive(message) {
     if (message.type === "hello") {
       this.#key = message.key;
       this.#attempts = 0;
@@ -82,16 +81,16 @@ export class Connection extends EventTarget {
 }
 
 /** A binary message: four little-endian uint32, for `inside` the length of its JSON and that JSON, then a picture. */
-function takeApart(buffer) {
+async function takeApart(buffer) {
   const view = new DataView(buffer);
   const [kind, number, action, latency] = [0, 4, 8, 12].map((offset) => view.getUint32(offset, true));
-  const message = { kind: KINDS[kind], number, action, latency };
+  const message = { type: KINDS[kind], number, action, latency };
   let start = HEADER_BYTES;
-  if (message.kind === "inside") {
+  if (message.type === "inside") {
     const length = view.getUint32(start, true);
     message.facts = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, start + 4, length)));
     start += 4 + length;
   }
-  message.blob = new Blob([new Uint8Array(buffer, start)], { type: "image/png" });
+  message.bitmap = await createImageBitmap(new Blob([new Uint8Array(buffer, start)], { type: "image/png" }));
   return message;
 }

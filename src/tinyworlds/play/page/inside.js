@@ -51,6 +51,7 @@ export class Inside {
    */
   show({ facts, number, strip, shown, truth, given }) {
     this.#stop();
+    this.#frame?.strip.close();
     this.#frame = { decoding: new Decoding(facts, number), strip, shown, truth, given };
     this.#film();
     this.#seek(this.#frame.decoding.steps);

@@ -13,12 +13,13 @@ import { rememberTheme } from "./theme.js";
 
 const BACK_FRAMES = 10;
 const LATENCIES = 9;
+const REST = 400; // ms between two frames in slow motion
 
 const connection = new Connection(`${location.protocol.replace("http", "ws")}//${location.host}/play`);
 const screen = new Screen(byId("screen"), byId("play"));
 const held = new Held(hold);
 const actions = new Actions(held);
-const settings = new Settings((name, value) => connection.send("settings", { [name]: value }));
+const settings = new Settings((values) => connection.send("settings", values));
 const scenes = new Scenes(connection, (scene) => reset(scene));
 const inside = new Inside((action) => actionLabel(world.actions, action));
 const timeline = new Timeline({
@@ -31,8 +32,8 @@ const timeline = new Timeline({
 
 let world = null; // what `hello` said
 let state = { paused: false, recording: false, scene: 0 };
-let insides = new Map(); // of frames that have not come yet, by number
-let asked = null; // {action, time} of a key whose frame has not been drawn
+const looks = new Map(); // what is inside of frames that have not come yet, by number
+let pressed = null; // when a key was that has changed no frame yet
 let latencies = [];
 let shown = 0; // number of the newest frame
 let previewing = null; // number of the frame from which a preview was asked for
@@ -42,7 +43,7 @@ let slow = false;
 
 connection.addEventListener("hello", ({ detail }) => {
   const restarted = world && !detail.resumed;
-  const before = { values: settings.values, scene: state.scene };
+  const before = { values: settings.values, scene: state.scene, paused: state.paused };
   world = { ...detail, actions: detail.actions.map((action) => ({ ...action, name: action.name?.replaceAll("_", " ") })) };
   byId("world-name").textContent = world.world;
   document.title = `${world.world} · TinyWorlds`;
@@ -51,10 +52,11 @@ connection.addEventListener("hello", ({ detail }) => {
   previewing = null;
   if (!world.resumed) scenes.show(0);
   scenes.show(world.scenes);
-  settings.show(world.settings, world.limits);
+  settings.show(world.settings, world);
   inside.world = world;
-  if (!world.resumed) timeline.forget();
+  if (!world.resumed) timeline.begin(world.remembered);
   if (inside.open) connection.send("inside", { on: true });
+  if (slow) setSlow(true);
   if (restarted) beginAgain(before);
 });
 
@@ -78,7 +80,7 @@ connection.addEventListener("state", ({ detail }) => {
   scenes.show(state.scenes);
   scenes.mark(state.scene);
   timeline.reach = state.rewindable;
-  setButton("pause", state.paused && !slow ? "play" : "pause", state.paused && !slow ? "Play" : "Pause");
+  showPaused();
   byId("record").setAttribute("aria-pressed", String(state.recording));
   byId("record").querySelector("span").textContent = state.recording ? `Stop (${state.recorded})` : "Record";
 });
@@ -86,35 +88,44 @@ connection.addEventListener("state", ({ detail }) => {
 connection.addEventListener("settings", ({ detail }) => settings.show(detail));
 connection.addEventListener("error", ({ detail }) => say(detail.message, { bad: true }));
 connection.addEventListener("recorded", ({ detail }) => showRecording(detail));
-connection.addEventListener("inside", ({ detail }) => insides.set(detail.number, detail));
-connection.addEventListener("preview", async ({ detail }) => {
+connection.addEventListener("inside", ({ detail }) => looks.set(detail.number, detail));
+connection.addEventListener("preview", ({ detail }) => {
   previewing = null;
   if (detail.number !== shown) return state.paused && preview();
-  actions.showPreviews(await createImageBitmap(detail.blob), world.size);
+  actions.showPreviews(detail.bitmap, world.size);
 });
 for (const kind of ["frame", "again"]) connection.addEventListener(kind, ({ detail }) => showFrame(detail));
 
-async function showFrame(frame) {
-  const looked = insides.get(frame.number);
-  for (const number of insides.keys()) if (number <= frame.number) insides.delete(number);
-  const [bitmap, strip] = await Promise.all([createImageBitmap(frame.blob), looked && createImageBitmap(looked.blob)]);
+function showFrame(frame) {
+  const look = looks.get(frame.number);
+  looks.clear();
   const given = timeline.last(world.context - 1);
-  const again = frame.kind === "again";
-  const truth = looked && again && !state.rewindable ? await scenes.picture(state.scene) : null;
-  timeline.add({ bitmap, action: frame.action }, { again });
+  timeline.add(frame, { again: frame.type === "again" });
   shown = frame.number;
   actions.hidePreviews();
-  const drawn = () => {
-    Object.assign(byId("screen").dataset, { frame: frame.number, kind: frame.kind });
-    connection.send("ack", { frame: frame.number });
-  };
-  if (looked) inside.show({ facts: looked.facts, number: frame.number, strip, shown: bitmap, truth, given: chain(given, frame.action) });
-  if (slow && looked && !again) return showSlowly(bitmap, drawn);
-  screen.show(bitmap, () => {
-    drawn();
-    measure(frame);
-  });
+  if (look) showInside(frame, look, given);
+  if (slow && look && frame.type === "frame") return showSlowly(frame);
+  screen.show(frame.bitmap, () => drawn(frame));
   if (state.paused) preview();
+}
+
+async function showInside(frame, { facts, bitmap: strip }, given) {
+  const scene = frame.type === "again" && !state.rewindable;
+  const truth = scene ? await scenes.picture(state.scene) : null;
+  if (frame.number === shown) inside.show({ facts, number: frame.number, strip, shown: frame.bitmap, truth, given: chain(given, frame.action) });
+}
+
+async function showSlowly(frame) {
+  await inside.animate((paint) => screen.paint(paint));
+  if (frame.number === shown) screen.show(frame.bitmap, () => drawn(frame));
+  else drawn(frame);
+  setTimeout(() => slow && connection.send("step"), REST);
+}
+
+function drawn({ number, type, latency }) {
+  Object.assign(byId("screen").dataset, { frame: number, kind: type });
+  connection.send("ack", { frame: number });
+  if (latency) measure();
 }
 
 /** The frames that are seen, each with the action that follows it; `last` leads to the one that is decoded. */
@@ -123,11 +134,11 @@ function chain(given, last) {
 }
 
 /** The time from a key to the first frame that it changed. */
-function measure({ action }) {
-  if (!asked || action !== asked.action) return;
-  latencies = [...latencies, performance.now() - asked.time].slice(-LATENCIES);
-  asked = null;
-  byId("latency").textContent = `${Math.round([...latencies].sort((a, b) => a - b)[latencies.length >> 1])} ms`;
+function measure() {
+  if (pressed === null) return;
+  latencies = [...latencies, performance.now() - pressed].slice(-LATENCIES);
+  pressed = null;
+  byId("latency").textContent = `${Math.round(latencies.toSorted((a, b) => a - b)[latencies.length >> 1])} ms`;
 }
 
 function lostText({ attempts }) {
@@ -138,10 +149,11 @@ function lostText({ attempts }) {
 }
 
 /** A restarted server knows nothing of us: go on where we began, as we had it set. */
-function beginAgain({ values, scene }) {
-  say("The server was started anew: the world begins again.", { stays: false });
+function beginAgain({ values, scene, paused }) {
+  say("The server was started anew: the world begins again.");
   connection.send("settings", values);
   if (scene < world.scenes) connection.send("reset", { scene });
+  if (paused) connection.send("pause", { on: true });
 }
 
 // From the player
@@ -149,21 +161,22 @@ function beginAgain({ values, scene }) {
 function hold(action) {
   actions.mark(action);
   if (!connection.send("hold", { action })) return;
-  asked = { action: action ?? world.idle, time: performance.now() };
+  pressed = state.paused ? null : performance.now();
 }
 
 function pause(on) {
   if (state.paused !== on) connection.send("pause", { on });
   state.paused = on;
+  showPaused();
 }
 
 function togglePause() {
   if (slow) setSlow(false);
-  pause(!state.paused);
+  else pause(!state.paused);
 }
 
 function step() {
-  if (slow) setSlow(false);
+  setSlow(false);
   pause(true);
   connection.send("step");
 }
@@ -179,25 +192,26 @@ function reset(scene = state.scene) {
 function lookInside(open = !inside.open) {
   inside.open = open;
   byId("look").setAttribute("aria-pressed", String(open));
-  if (!open) setSlow(false);
+  if (slow && !open) setSlow(false);
   connection.send("inside", { on: open });
 }
 
-/** In slow motion the world is paused and each next frame is asked for when the last has been watched. */
+/** In slow motion the world is paused, and each next frame is asked for when the last has been watched. */
 function setSlow(on) {
-  if (slow === on) return;
   slow = on;
   byId("slow").checked = on;
   byId("badge").hidden = !on;
-  byId("badge").textContent = "slow motion";
-  pause(on);
-  if (on) connection.send("step");
+  if (on) {
+    pause(true);
+    connection.send("step");
+  }
+  showPaused();
 }
 
-async function showSlowly(bitmap, drawn) {
-  await inside.animate((paint) => screen.paint(paint));
-  screen.show(bitmap, drawn);
-  setTimeout(() => slow && connection.send("step"), 400);
+function showPaused() {
+  const standing = state.paused && !slow;
+  byId("pause").querySelector("use").setAttribute("href", standing ? "#i-play" : "#i-pause");
+  byId("pause").querySelector("span").textContent = standing ? "Play" : "Pause";
 }
 
 function showRecording({ id, frames, fps }) {
@@ -206,11 +220,6 @@ function showRecording({ id, frames, fps }) {
     item.append(element("a", { href: `recordings/${id}.${kind}`, download: "" }, what), " ");
   }
   byId("recordings").prepend(item);
-}
-
-function setButton(id, icon, text) {
-  byId(id).querySelector("use").setAttribute("href", `#i-${icon}`);
-  byId(id).querySelector("span").textContent = text;
 }
 
 const pageKeys = { KeyP: togglePause, Period: step, Backspace: back, KeyR: () => reset(), KeyI: () => lookInside(), KeyV: preview };
@@ -248,9 +257,15 @@ byId("reset").addEventListener("click", () => reset());
 byId("record").addEventListener("click", () => connection.send("record", { on: !state.recording }));
 byId("look").addEventListener("click", () => lookInside());
 byId("preview").addEventListener("click", preview);
-byId("slow").addEventListener("change", (event) => setSlow(event.target.checked));
+byId("slow").addEventListener("change", ({ target }) => {
+  setSlow(target.checked);
+  if (!target.checked) pause(false);
+});
 byId("retry").addEventListener("click", () => connection.open());
 setInterval(() => (byId("fps").textContent = screen.fps.toFixed(screen.fps < 10 ? 1 : 0)), 500);
 
+for (const kind of ["error", "unhandledrejection"]) {
+  addEventListener(kind, ({ message, reason }) => say(`This page has a fault: ${message ?? reason}`, { bad: true }));
+}
 rememberTheme(byId("theme"));
 connection.open();

@@ -14,8 +14,11 @@ export class Settings {
   #form = byId("settings");
   #inputs = {};
 
-  /** `changed(name, value)` is called when the player has set something. */
+  #own = {};
+
+  /** `changed({name: value})` is called when the player has set something. */
   constructor(changed) {
+    byId("own").addEventListener("click", () => changed(this.#own));
     this.#form.addEventListener("submit", (event) => event.preventDefault());
     for (const [name, field] of Object.entries(FIELDS)) this.#form.append(this.#field(name, field, changed));
   }
@@ -24,8 +27,9 @@ export class Settings {
     return Object.fromEntries(Object.entries(this.#inputs).map(([name, { input }]) => [name, Number(input.value)]));
   }
 
-  /** Show the server's values and `limits`, {name: [least, most]}. */
-  show(values, limits = {}) {
+  /** Show the server's values; `limits` are {name: [least, most]}, `own` what the world was trained with. */
+  show(values, { limits = {}, own = this.#own } = {}) {
+    this.#own = own;
     for (const [name, { input, output }] of Object.entries(this.#inputs)) {
       if (limits[name]) [input.min, input.max] = limits[name];
       if (values[name] === undefined || input === document.activeElement) continue;
@@ -40,7 +44,7 @@ export class Settings {
     const note = element("small", { id: `about-${name}`, textContent: hint });
     input.setAttribute("aria-describedby", note.id);
     input.addEventListener("input", () => (output.textContent = input.value));
-    input.addEventListener("change", () => input.checkValidity() ? changed(name, Number(input.value)) : input.reportValidity());
+    input.addEventListener("change", () => input.checkValidity() ? changed({ [name]: Number(input.value) }) : input.reportValidity());
     this.#inputs[name] = { input, output };
     return element("div", { className: "field" }, element("label", { htmlFor: input.id }, label), output, input, note);
   }

@@ -2,13 +2,12 @@
 
 import { byId } from "./elements.js";
 
-const KEPT = 400; // pictures; at most so many frames can be rewound
-
 export class Timeline {
   #slider = byId("timeline");
   #text = byId("timeline-text");
   #pictures = []; // [{bitmap, action}], oldest first
-  #reach = 0; // frames that the server can go back
+  #most = 0; // frames that the server remembers, at most
+  #reach = 0; // frames that it can go back now
 
   /** `look(bitmap)` shows an earlier picture while the slider is moved; `rewind(frames)` goes back to it. */
   constructor({ look, rewind }) {
@@ -29,7 +28,7 @@ export class Timeline {
   add(picture, { again }) {
     if (again) this.#pictures.splice(this.#reach);
     this.#pictures.push(picture);
-    if (this.#pictures.length > KEPT) this.#pictures.shift();
+    if (this.#pictures.length > this.#most + 1) this.#pictures.shift().bitmap.close();
     this.#update();
   }
 
@@ -44,8 +43,10 @@ export class Timeline {
     return this.#pictures.slice(-count);
   }
 
-  forget() {
+  /** Begin a world of which the server remembers so many frames. */
+  begin(remembered) {
     this.#pictures = [];
+    this.#most = remembered;
     this.reach = 0;
   }
 
