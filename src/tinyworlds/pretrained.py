@@ -140,6 +140,7 @@ def save(
         dynamics,
         metrics=figures,
         preview=PREVIEW if preview else None,
+        scenes=companions[SCENES] is not None,
         command=command,
         repo=repo,
         license=license,

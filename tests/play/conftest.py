@@ -6,12 +6,11 @@ from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import pytest
-import uvicorn
 from playwright.sync_api import Browser, sync_playwright
 
 from tinyworlds import World
 from tinyworlds.play.opening import Opening
-from tinyworlds.play.server import Server
+from tinyworlds.play.server import Server, web_server
 from tinyworlds.play.session import Settings
 
 from ..browser import MISSING, find
@@ -21,10 +20,9 @@ PLAYERS = 3
 
 
 @contextmanager
-def serving(opening: Opening, port: int = 0) -> Iterator[str]:
+def serving(opening: Opening, port: int = 0, *, max_players: int = PLAYERS) -> Iterator[str]:
     """Serve a world from another thread, on a free port or this one, until the end of the block; its address."""
-    server = Server(opening, max_players=PLAYERS, local=True)
-    web = uvicorn.Server(uvicorn.Config(server.app, port=port, log_level="warning", timeout_graceful_shutdown=1))
+    web = web_server(Server(opening, max_players=max_players, local=True), port=port)
     thread = threading.Thread(target=web.run)
     thread.start()
     try:

@@ -11,11 +11,8 @@ from omegaconf import DictConfig
 from tinyworlds.data.settings import check_whole
 from tinyworlds.play.guard import LOCAL
 from tinyworlds.play.opening import open_to_play
-from tinyworlds.play.protocol import MAX_BYTES
 
 MISSING = "mode=browser needs {}: install it with `pip install -e '.[play]'`, or play with mode=terminal"
-PING = 5.0
-"""Seconds between signs of life, and until one that is missing ends the connection."""
 
 
 def play(config: DictConfig) -> None:
@@ -23,24 +20,14 @@ def play(config: DictConfig) -> None:
     check_whole("port", config.port, at_least=0)
     check_whole("max_players", config.max_players, at_least=1)
     try:
-        import uvicorn
-
-        from tinyworlds.play.server import Server
+        from tinyworlds.play.server import Server, web_server
     except ImportError as error:
         if error.name not in ("uvicorn", "starlette", "websockets"):
             raise
         raise ValueError(MISSING.format(error.name)) from None
     with listen(config.host, config.port) as listening:
         server = Server(open_to_play(config), max_players=config.max_players, local=config.host in LOCAL)
-        settings = uvicorn.Config(
-            server.app,
-            log_level="warning",
-            ws_ping_interval=PING,
-            ws_ping_timeout=PING,
-            ws_max_size=MAX_BYTES,
-            timeout_graceful_shutdown=1,
-        )
-        web = uvicorn.Server(settings)
+        web = web_server(server)
         address = f"http://{_shown(config.host)}:{listening.getsockname()[1]}"
         print(f"play at {address} · Ctrl-C ends it", flush=True)
         if sys.stdin.isatty() and _has_display():

@@ -53,8 +53,8 @@ and milliseconds from the message that asked for the action to its first frame (
 ``{scene}``, the number of a new starting scene, or ``{error}``. ``/scenes/N.png?key=KEY`` is a scene's last frame as
 it was given, not as tokens.
 
-Errors end no connection, floods do: more than `RATE` messages a second, beyond `BURST`; and so do messages that are
-longer than `MAX_BYTES`.
+Errors end no connection, floods do: more than `RATE` messages a second, beyond `BURST`; and so do messages of more
+than 64 KB.
 """
 
 import json
@@ -63,6 +63,7 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cache
 from typing import Any, Self
 
 from tinyworlds.models import Dynamics
@@ -143,7 +144,7 @@ def check_settings(settings: Any, bounds: Bounds) -> None:
     """
     if not isinstance(settings, dict):
         raise ValueError("settings are an object")
-    _check("settings", settings, _settings(bounds))
+    _check("settings", settings, _messages(bounds)["settings"])
 
 
 def _check(kind: str, values: Mapping[str, Any], checks: Mapping[str, "Check"]) -> None:
@@ -195,6 +196,7 @@ def _settings(bounds: Bounds) -> dict[str, Check]:
     return {**whole, **{name: _number(*limits[name]) for name in ("temperature", "fps")}}
 
 
+@cache
 def _messages(bounds: Bounds) -> dict[str, dict[str, Check]]:
     return {
         "hold": {"action": _whole(0, bounds.actions - 1, or_null=True)},

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
@@ -32,6 +33,10 @@ PAGE = Path(__file__).parent / "page"
 RECORDINGS = 16
 """The last so many are kept."""
 TYPES = {"gif": "image/gif", "mp4": "video/mp4", "json": "application/json"}
+PING = 5.0
+"""Seconds between signs of life, and until one that is missing ends the connection."""
+LARGEST = 2**16
+"""Bytes of a message that is still read, if only to say that it is too long."""
 
 
 class Server:
@@ -144,6 +149,7 @@ class Server:
             except ValueError as error:
                 player.send({"type": "error", "message": str(error)})
             self.loop.wake.set()
+            await asyncio.sleep(0)  # receiving what came already waits for nothing, and others are to be heard too
 
     def _obey(self, player: Player, text: str | bytes) -> None:
         kind, values = parse(text, self._bounds(player))
@@ -212,3 +218,17 @@ class Server:
 
     def _whose(self, request: Request) -> Player | None:
         return self.loop.players.get(request.query_params.get("key", ""))
+
+
+def web_server(server: Server, *, port: int = 0) -> uvicorn.Server:
+    """What runs a `server`, on a socket that it is given or on a port of this machine."""
+    settings = uvicorn.Config(
+        server.app,
+        port=port,
+        log_level="warning",
+        ws_ping_interval=PING,
+        ws_ping_timeout=PING,
+        ws_max_size=LARGEST,
+        timeout_graceful_shutdown=1,
+    )
+    return uvicorn.Server(settings)

@@ -1,5 +1,6 @@
 """A player's game: what has been seen and done of it, back as far as it can be rewound."""
 
+import hashlib
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -67,8 +68,9 @@ class Request(NamedTuple):
 
     def generator(self) -> torch.Generator:
         """The noise of this step."""
-        noise = self.settings.seed << 32 | self.step & 0xFFFFFFFF
-        return torch.Generator(self.seen.tokens.device).manual_seed(noise)
+        # torch seeds its generator on the CPU with no more than 32 bits.
+        noise = hashlib.sha256(f"{self.settings.seed} {self.step}".encode()).digest()[:4]
+        return torch.Generator(self.seen.tokens.device).manual_seed(int.from_bytes(noise))
 
 
 class Session:
