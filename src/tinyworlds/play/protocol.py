@@ -20,10 +20,11 @@ Client to server: JSON text of at most `MAX_BYTES`, ``{"type": …}`` with these
 Server to client, JSON text:
 
 - ``hello {key, resumed, world, size: [height, width], actions: [{code, name, keys}], idle, scenes, grid: [rows,
-  columns], levels: {bins, dimensions}, context, limits: {setting: [least, most]}, own: {temperature, steps},
-  settings}`` comes first. ``key`` is secret. ``name``: the true action that a code stands for, or null. ``keys``:
-  those it is on unless the player chose others, as ``KeyboardEvent.code``. ``levels``: a token is so many numbers
-  (dimensions) of so many levels (bins). ``own``: what the world was trained with
+  columns], levels: {bins, dimensions}, context, remembered, limits: {setting: [least, most]}, own: {temperature,
+  steps}, settings}`` comes first. ``key`` is secret. ``name``: the true action that a code stands for, or null.
+  ``keys``: those it is on unless the player chose others, as ``KeyboardEvent.code``. ``remembered``: the most frames
+  that can be rewound. ``levels``: a token is so many numbers (dimensions) of so many levels (bins). ``own``: what the
+  world was trained with
 - ``settings {seed, temperature, steps, horizon, fps}`` after each change of them
 - ``state {paused, scene, scenes, frames, rewindable, recording, recorded, inside}`` after each change, and every
   second; ``frames`` counts steps since the scene, ``recorded`` the frames recorded so far

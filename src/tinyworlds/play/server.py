@@ -27,6 +27,7 @@ from tinyworlds.play.opening import Opening
 from tinyworlds.play.player import Outbox, Player, Scene
 from tinyworlds.play.protocol import BURST, RATE, Bounds, parse
 from tinyworlds.play.recording import Recorder
+from tinyworlds.play.session import REMEMBERED
 from tinyworlds.play.uploads import MAX_BYTES, read_scene
 
 PAGE = Path(__file__).parent / "page"
@@ -124,6 +125,7 @@ class Server:
             "grid": list(tokenizer.grid),
             "levels": {"bins": tokenizer.quantizer.num_bins, "dimensions": tokenizer.quantizer.latent_dim},
             "context": self.dynamics.context_length,
+            "remembered": REMEMBERED,
             "limits": self._bounds(player).limits,
             "own": {"temperature": own.temperature, "steps": own.steps},
             "settings": player.session.settings.plain(),
