@@ -24,7 +24,7 @@ export class Screen {
   constructor(canvas, column) {
     this.#canvas = canvas;
     this.#column = column;
-    this.#context = canvas.getContext("2d");
+    this.#context = canvas.getContext("2d", { alpha: false });
     new ResizeObserver(() => this.#refit()).observe(column.parentElement);
   }
 

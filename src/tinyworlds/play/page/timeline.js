@@ -52,6 +52,7 @@ export class Timeline {
 
   #update() {
     const most = Math.max(0, Math.min(this.#reach, this.#pictures.length - 1));
+    if (Number(this.#slider.max) === most && this.back === 0) return; // nothing to lay out anew
     this.#slider.max = most;
     this.#slider.value = most;
     this.#slider.disabled = most === 0;
