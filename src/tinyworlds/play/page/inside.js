@@ -24,7 +24,7 @@ export class Inside {
     byId("animate").addEventListener("click", () => (this.#running ? this.#stop() : this.animate()));
     for (const canvas of document.querySelectorAll("#inside canvas.tokens")) this.#pointAt(canvas);
     byId("map").addEventListener("keydown", (event) => this.#move(event));
-    new ResizeObserver(() => this.#draw()).observe(byId("inside"));
+    new ResizeObserver(() => requestAnimationFrame(() => this.#draw())).observe(byId("inside"));
   }
 
   /** Whether it is shown. */
@@ -183,7 +183,8 @@ export class Inside {
     this.#paint("map", drawTokens, at);
     const different = new Set(decoding.tokens).size;
     byId("map-text").textContent =
-      `${decoding.rows} × ${decoding.columns} tokens, ${different} different ones. Equal tokens have equal colours, similar ones similar.`;
+      `${decoding.rows} × ${decoding.columns} tokens, ${different} different ones. Equal tokens have equal colours, similar ones similar. ` +
+      (at.step < decoding.steps ? "Pale ones are guesses that were not kept." : "");
     byId("token").replaceChildren(...describeToken(decoding, this.#position, this.#step, this.#code));
   }
 

@@ -186,6 +186,7 @@ function back() {
 }
 
 function reset(scene = state.scene) {
+  state.scene = scene;
   connection.send("reset", { scene });
 }
 

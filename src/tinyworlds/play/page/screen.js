@@ -25,7 +25,7 @@ export class Screen {
     this.#canvas = canvas;
     this.#column = column;
     this.#context = canvas.getContext("2d", { alpha: false });
-    new ResizeObserver(() => this.#refit()).observe(column.parentElement);
+    new ResizeObserver(() => requestAnimationFrame(() => this.#refit())).observe(column.parentElement);
   }
 
   /** Height and width of a frame. */

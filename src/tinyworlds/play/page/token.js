@@ -36,7 +36,7 @@ function story(decoding, position, step, code) {
     const bar = element("i");
     bar.style.setProperty("--share", probability);
     bar.style.setProperty("--color", sureColor(probability));
-    const item = element("li", {}, `step ${asked}`, swatch(token, code), String(token), bar, percent(probability), kept ? " kept" : "");
+    const item = element("li", {}, element("span", { className: "step" }, `step ${asked}`), swatch(token, code), String(token), bar, percent(probability), kept ? " kept" : "");
     item.classList.toggle("now", asked === step);
     list.append(item);
   }
