@@ -26,7 +26,8 @@ def world_card(
     """Markdown with the Hub's metadata in front.
 
     `metrics` are those of the evaluation, `preview` the name of a film in the repository, `command` the one
-    that trained the world; each None where there is none. `scenes`: whether frames to begin from come along. `license` is one of the Hub's names for licences.
+    that trained the world; each None where there is none. `scenes`: whether frames to
+    begin from come along. `license` is one of the Hub's names for licences.
     """
     about = ModelCardData(
         license=license,

@@ -24,9 +24,7 @@ def games(engine, opening) -> list[Session]:
 
 def requests(games, engine, *, watched=False, actions=(0, 1, 2)):
     context = engine.dynamics.context_length
-    return [
-        game.request(action, context=context, watched=watched) for game, action in zip(games, actions, strict=True)
-    ]
+    return [game.request(action, context=context, watched=watched) for game, action in zip(games, actions, strict=True)]
 
 
 def test_a_game_is_the_same_in_a_batch_and_alone(engine, games):

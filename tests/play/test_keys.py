@@ -16,5 +16,13 @@ def test_no_key_is_of_two_actions(names, idle):
 
 def test_names_choose_keys_and_without_names_arrows_go_round():
     named = default_keys(["none", "turn_left", "forward", "right"], idle=0)
-    assert named[1:] == [["Digit1", "ArrowLeft", "KeyA"], ["Digit2", "ArrowUp", "KeyW"], ["Digit3", "ArrowRight", "KeyD"]]
-    assert default_keys([None] * 3, idle=1) == [["Digit0", "ArrowUp", "KeyW"], ["Digit1"], ["Digit2", "ArrowDown", "KeyS"]]
+    assert named[1:] == [
+        ["Digit1", "ArrowLeft", "KeyA"],
+        ["Digit2", "ArrowUp", "KeyW"],
+        ["Digit3", "ArrowRight", "KeyD"],
+    ]
+    assert default_keys([None] * 3, idle=1) == [
+        ["Digit0", "ArrowUp", "KeyW"],
+        ["Digit1"],
+        ["Digit2", "ArrowDown", "KeyS"],
+    ]

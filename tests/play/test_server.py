@@ -328,7 +328,20 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=8,
 )
-KINDS = ["hold", "pause", "step", "reset", "settings", "rewind", "record", "inside", "preview", "ack", "hello", "__init__"]
+KINDS = [
+    "hold",
+    "pause",
+    "step",
+    "reset",
+    "settings",
+    "rewind",
+    "record",
+    "inside",
+    "preview",
+    "ack",
+    "hello",
+    "__init__",
+]
 NAMES = ["action", "on", "scene", "seed", "frame", "frames", "fps", "steps", "horizon", "temperature", "self"]
 MALFORMED = st.one_of(
     st.binary(max_size=200),

@@ -8,9 +8,7 @@ from tinyworlds.maskgit import Decoding
 from tinyworlds.play import session as module
 from tinyworlds.play.session import Session, Settings
 
-SETTINGS = Settings(
-    seed=3, decoding=Decoding(steps=4, schedule="cosine", temperature=1.0), horizon=1, fps=10.0
-)
+SETTINGS = Settings(seed=3, decoding=Decoding(steps=4, schedule="cosine", temperature=1.0), horizon=1, fps=10.0)
 
 
 def scene(frames: int = 3) -> ClipTokens:

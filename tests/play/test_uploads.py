@@ -27,7 +27,9 @@ def halves(height: int, width: int) -> np.ndarray:
     return picture
 
 
-@pytest.mark.parametrize(("form", "mode"), [("PNG", "RGB"), ("PNG", "P"), ("PNG", "RGBA"), ("JPEG", "RGB"), ("BMP", "L")])
+@pytest.mark.parametrize(
+    ("form", "mode"), [("PNG", "RGB"), ("PNG", "P"), ("PNG", "RGBA"), ("JPEG", "RGB"), ("BMP", "L")]
+)
 def test_a_picture_is_one_frame_of_the_worlds_size(form, mode):
     frames = read_scene(encoded(halves(64, 96), form, mode), size=SIZE, count=4)
     assert frames.shape == (1, *SIZE, 3)
@@ -77,7 +79,9 @@ def test_what_is_too_large_is_refused_before_it_is_decoded(monkeypatch):
         read_scene(bytes(101), size=SIZE, count=1)
 
 
-@pytest.mark.parametrize("content", [b"", b"GIF89a", b"%!PS\n", b"#!AVS1\n", b"ffconcat version 1.0\nfile /etc/passwd\n"])
+@pytest.mark.parametrize(
+    "content", [b"", b"GIF89a", b"%!PS\n", b"#!AVS1\n", b"ffconcat version 1.0\nfile /etc/passwd\n"]
+)
 def test_anything_else_is_refused_in_one_sentence(content):
     with pytest.raises(ValueError, match=r"^this [^\n]*$"):
         read_scene(content, size=SIZE, count=1)

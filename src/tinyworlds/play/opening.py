@@ -1,9 +1,11 @@
 """Opening a world to play: its weights, frames to begin from, and what its actions mean."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
 from omegaconf import DictConfig
 
@@ -16,6 +18,7 @@ from tinyworlds.play.session import Settings
 from tinyworlds.pretrained import CONFIG, METRICS
 from tinyworlds.world import World
 
+MOST_THREADS = 4
 IDLE_NAMES = ("noop", "none", "nothing", "stay")
 
 
@@ -82,6 +85,9 @@ def open_to_play(config: DictConfig) -> Opening:
             check_number(name, config[name], at_least=LIMITS[name][0], at_most=LIMITS[name][1])
     if config.idle is not None:
         check_whole("idle", config.idle, at_least=0)
+    if config.threads is not None:
+        check_whole("threads", config.threads, at_least=1)
+    torch.set_num_threads(config.threads or default_threads())
     _, world = open_world(config)
     if config.idle is not None and config.idle >= world.n_actions:
         raise ValueError(f"idle={config.idle}: this world's actions are 0 to {world.n_actions - 1}")
@@ -90,6 +96,11 @@ def open_to_play(config: DictConfig) -> Opening:
     idle = idle_action(world, found, names) if config.idle is None else config.idle
     settings = Settings(seed=world.seed, decoding=world.decoding, horizon=world.horizon, fps=float(config.fps))
     return Opening(world=world, scenes=found, names=names, idle=idle, settings=settings)
+
+
+def default_threads() -> int:
+    """As many as make steps of small worlds quick. With one for each core, all wait for that whose core is shared."""
+    return min(max((os.cpu_count() or 1) - 1, 1), MOST_THREADS, torch.get_num_threads())
 
 
 def action_names(world: World) -> list[str | None]:
