@@ -33,6 +33,7 @@ def step(page: Page, key: str, count: int) -> None:
         expect(page.locator("#screen")).not_to_have_attribute("data-frame", before, timeout=30_000)
     expect(page.locator("#actions canvas").first).to_be_visible(timeout=30_000)
     page.mouse.move(0, 0)
+    page.evaluate("scrollTo(0, 0)")
 
 
 def save(screenshot: bytes, name: str) -> None:
@@ -50,7 +51,16 @@ def main(url: str, scene: int = 0) -> None:
         page = begin(browser, url, scene, viewport=DESKTOP, color_scheme="dark")
         step(page, "ArrowUp", 2)
         save(page.screenshot(), "playing_desktop.png")
-        page = begin(browser, url, scene, viewport=PHONE, device_scale_factor=2, color_scheme="light")
+        page = begin(
+            browser,
+            url,
+            scene,
+            viewport=PHONE,
+            device_scale_factor=2,
+            has_touch=True,
+            is_mobile=True,
+            color_scheme="light",
+        )
         step(page, "ArrowUp", 2)
         save(page.screenshot(), "playing_phone.png")
         page = begin(browser, url, scene, viewport=WIDE, color_scheme="dark")

@@ -160,3 +160,46 @@ def test_everything_that_can_be_pressed_has_a_name(served, join):
     )
     assert len(names) > 15
     assert all(names)
+
+
+def test_dark_and_light_are_the_systems_or_chosen_and_remembered(served, join):
+    def ground() -> int:
+        return page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0] * 1")
+
+    player = join(served, color_scheme="light")
+    page = player.page
+    assert ground() > 200
+    page.emulate_media(color_scheme="dark")
+    assert ground() < 50
+    page.get_by_role("button", name="Theme: system").click()
+    page.get_by_role("button", name="Theme: dark").click()
+    assert ground() > 200
+    page.reload()
+    player.wait_for_link()
+    assert ground() > 200
+
+
+def test_keys_of_the_page_are_not_given_away(served, join):
+    page = join(served).page
+    page.get_by_role("button", name="Change the key of up").click()
+    page.keyboard.press("p")
+    expect(page.locator("#notice")).to_contain_text("P is a key of the page")
+    expect(page.locator(".action").nth(1)).to_contain_text("↑")
+
+
+def test_moving_the_slider_shows_earlier_frames_before_it_is_let_go(served, join):
+    player = join(served)
+    player.pause()
+    scene = player.press("#reset")
+    last = player.steps("ArrowUp", 3)[-1]
+    box = player.page.locator("#timeline").bounding_box()
+    middle = box["y"] + box["height"] / 2
+    player.page.mouse.move(box["x"] + box["width"] - 8, middle)
+    player.page.mouse.down()
+    player.page.mouse.move(box["x"] + 2, middle)
+    expect(player.page.locator("#timeline-text")).to_have_text("−3")
+    player.page.wait_for_function("scene => document.getElementById('screen').toDataURL() === scene", arg=scene)
+    player.page.mouse.move(box["x"] + box["width"] - 2, middle)
+    player.page.mouse.up()
+    expect(player.page.locator("#timeline-text")).to_have_text("now")
+    player.page.wait_for_function("last => document.getElementById('screen').toDataURL() === last", arg=last)

@@ -10,9 +10,9 @@ from .playing import Player, pixels
 TOKENS, STEPS = 6, 4  # of the world of the tests
 
 
-def look_inside(join, served) -> Player:
+def look_inside(join, served, **options) -> Player:
     """A player who has looked inside one step from the scene."""
-    player = join(served)
+    player = join(served, **options)
     player.pause()
     player.press("#reset")
     player.page.keyboard.press("i")
@@ -77,7 +77,7 @@ def test_the_beginning_of_a_scene_is_shown_beside_the_truth(served, join):
 
 
 def test_slow_motion_takes_the_next_step_by_itself(served, join):
-    player = look_inside(join, served)
+    player = look_inside(join, served, reduced_motion="reduce")  # not so slow
     player.page.get_by_label("Slow motion").check()
     player.wait_for_frame(player.frame + 1, "frame")
     player.page.keyboard.press("p")

@@ -117,6 +117,8 @@ def test_a_server_that_was_started_anew_is_found_again(opening, join):
 
 def test_one_too_many_is_told_and_let_in_when_there_is_a_place(served, join):
     players = [join(served) for _ in range(PLAYERS)]
+    for player in players:
+        player.pause()
     late = join(served, wait=False)
     expect(late.page.locator("#curtain-text")).to_contain_text(f"all {PLAYERS} places are taken")
     players[0].page.close()

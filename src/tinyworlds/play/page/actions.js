@@ -1,6 +1,6 @@
 /** The actions: their buttons, what each does from here, and the table of their keys. */
 
-import { byId, element } from "./elements.js";
+import { byId, element, say } from "./elements.js";
 import { KeyMap, RESERVED, keyLabel } from "./keys.js";
 
 const PREVIEW_TIME = 220; // ms for each frame of what an action does
@@ -8,9 +8,10 @@ const still = matchMedia("(prefers-reduced-motion: reduce)");
 
 /** What an action is called: its name where the evaluation knows one, and its code where that says too little. */
 export function actionLabel(actions, code) {
-  const name = actions[code].name;
+  const { name } = actions[code];
   if (!name) return `action ${code}`;
-  return actions.some((other) => other.code !== code && other.name === name) ? `${name} (${code})` : name;
+  const alone = actions.every((other) => other.code === code || other.name !== name);
+  return name.replaceAll("_", " ") + (alone ? "" : ` (${code})`);
 }
 
 export class Actions {
@@ -36,8 +37,7 @@ export class Actions {
     this.#actions = actions;
     this.#map = new KeyMap(world, actions);
     this.#show();
-    byId("idle-text").textContent =
-      idle === null ? "" : `Nothing held: ${actionLabel(actions, idle)}`;
+    byId("idle-text").textContent = idle === null ? "" : `Nothing held: ${actionLabel(actions, idle)}`;
   }
 
   /** Show which action is held. */
@@ -56,7 +56,7 @@ export class Actions {
     return true;
   }
 
-  /** Show on each button what its action does: `bitmap` has a column for each action, a row for each frame it is held. */
+  /** Show what each action does: `bitmap` has a column for each action, a row for each frame that it is held. */
   showPreviews(bitmap, [height, width]) {
     this.hidePreviews();
     const rows = bitmap.height / height;
@@ -131,7 +131,8 @@ export class Actions {
     const action = this.#learning;
     this.#learning = null;
     if (action === null) return false;
-    if (key && !RESERVED.includes(key)) this.#map.change(action, key);
+    if (RESERVED.includes(key)) say(`${keyLabel(key)} is a key of the page: choose another.`, { bad: true });
+    else if (key) this.#map.change(action, key);
     this.#show();
     this.#table.children[action].querySelector("button").focus();
     return true;

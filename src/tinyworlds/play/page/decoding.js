@@ -1,6 +1,12 @@
 /** How one frame was decoded, as the server tells it (`inside`), and the colours it is drawn in. */
 
-const SURE = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]]; // viridis
+const SURE = [
+  [68, 1, 84],
+  [59, 82, 139],
+  [33, 145, 140],
+  [94, 201, 98],
+  [253, 231, 37],
+]; // viridis
 
 /**
  * Steps are counted from 1; after step 0 everything is hidden, after the last one nothing is.
@@ -14,7 +20,9 @@ export class Decoding {
     this.tokens = facts.tokens;
     this.again = facts.again;
     /** Of each position the likeliest tokens when one was kept, best first, as [token, probability]. */
-    this.rivals = facts.rivals.map((tokens, position) => tokens.map((token, rank) => [token, facts.odds[position][rank]]));
+    this.rivals = facts.rivals.map((tokens, position) =>
+      tokens.map((token, rank) => [token, facts.odds[position][rank]]),
+    );
     this.total = this.tokens.length;
     this.guesses = facts.steps;
     this.steps = facts.steps.length;

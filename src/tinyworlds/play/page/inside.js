@@ -6,11 +6,16 @@ import { difference, drawCursor, drawGuess, drawHidden, drawKept, drawSure, draw
 import { describeToken } from "./token.js";
 
 const STEP_TIME = 260; // ms a decoding step is shown for
+const OF_TRUTH =
+  "The world sees and shows nothing but tokens. This is all they leave of the true frame, before anything is imagined.";
+const OF_IMAGINED =
+  "The imagined frame, encoded and decoded again. What this changes, tokens can't hold. The world itself never does so.";
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
 export class Inside {
   #code = { bins: 2, dimensions: 1 };
   #size = [64, 64];
+  #context = 1;
   #frame = null; // {decoding, strip, shown, truth, given}
   #step = 0;
   #position = 0;
@@ -38,8 +43,9 @@ export class Inside {
     if (!open) this.#stop();
   }
 
-  set world({ size, levels }) {
+  set world({ size, levels, context }) {
     this.#size = size;
+    this.#context = context;
     this.#code = levels;
     this.#frame = null;
     this.#draw();
@@ -86,7 +92,12 @@ export class Inside {
   #at(step) {
     const { decoding, strip } = this.#frame;
     const [height, width] = this.#size;
-    return { decoding, step, code: this.#code, picture: { bitmap: strip, crop: [Math.max(step - 1, 0) * width, 0, width, height] } };
+    return {
+      decoding,
+      step,
+      code: this.#code,
+      picture: { bitmap: strip, crop: [Math.max(step - 1, 0) * width, 0, width, height] },
+    };
   }
 
   #draw() {
@@ -95,7 +106,7 @@ export class Inside {
     byId("inside-empty").hidden = decoded;
     byId("inside-decoding").hidden = !decoded;
     byId("inside-tokens").hidden = !this.#frame;
-    byId("given-part").hidden = !decoded;
+    byId("given-part").hidden = !decoded || !this.#frame.given.length;
     if (!this.#frame) return;
     if (decoded) this.#drawStep();
     this.#drawTokens();
@@ -118,18 +129,24 @@ export class Inside {
     this.#paint("sure", drawSure, at);
     const kept = decoding.tokens.filter((_, position) => decoding.kept(position, step)).length;
     byId("decoding-title").textContent = `Decoding frame ${decoding.number} in ${decoding.steps} steps`;
-    byId("decoding-text").textContent =
-      `All ${decoding.total} tokens begin hidden. In each step the model guesses every hidden one at once, keeps those it is ` +
-      "surest of (framed), hides the rest again, and guesses those anew, now seeing what it kept.";
     byId("kept-text").textContent = `${kept} of ${decoding.total} tokens.`;
     byId("sure-text").textContent =
-      step === decoding.steps ? "Of each token, in the step that kept it." : step ? "What was kept before is pale." : "";
+      step === decoding.steps
+        ? "Of each token, in the step that kept it."
+        : step
+          ? "What was kept before is pale."
+          : "";
     const slider = byId("inside-step");
     slider.max = decoding.steps;
     slider.value = step;
-    slider.setAttribute("aria-valuetext", `step ${step} of ${decoding.steps}: ${kept} of ${decoding.total} tokens kept`);
+    slider.setAttribute(
+      "aria-valuetext",
+      `step ${step} of ${decoding.steps}: ${kept} of ${decoding.total} tokens kept`,
+    );
     byId("inside-step-text").textContent = `${step} / ${decoding.steps}`;
-    [...byId("film").children].forEach((item, index) => item.firstChild.setAttribute("aria-current", String(index + 1 === step)));
+    [...byId("film").children].forEach((item, index) =>
+      item.firstChild.setAttribute("aria-current", String(index + 1 === step)),
+    );
   }
 
   /** A small picture for each step, as in the paper, with how many tokens it keeps and how sure of them it is. */
@@ -148,14 +165,24 @@ export class Inside {
     });
     requestAnimationFrame(() => {
       const [height, width] = this.#size;
-      film.querySelectorAll("canvas").forEach((canvas, index) =>
-        paint(canvas, width / height, (...target) => drawKept(...target, this.#at(index + 1))));
+      film
+        .querySelectorAll("canvas")
+        .forEach((canvas, index) =>
+          paint(canvas, width / height, (...target) => drawKept(...target, this.#at(index + 1))),
+        );
       if (decoding.steps) this.#drawGiven(given);
     });
   }
 
   #tile(step) {
-    const button = element("button", { type: "button" }, element("i"), element("canvas"), element("b", {}, String(step)), element("small"));
+    const button = element(
+      "button",
+      { type: "button" },
+      element("i"),
+      element("canvas"),
+      element("b", {}, String(step)),
+      element("small"),
+    );
     button.addEventListener("click", () => this.#seek(step));
     return element("li", {}, button);
   }
@@ -164,8 +191,10 @@ export class Inside {
   #drawGiven(given) {
     const row = byId("given");
     row.replaceChildren();
+    const frames = given.length === 1 ? "frame" : `${given.length} frames`;
     byId("given-text").textContent =
-      `The tokens of the last ${given.length === 1 ? "frame" : `${given.length} frames`}, the action that follows each, and a frame that is nothing but mask.`;
+      `The tokens of the last ${frames}, the action that follows each, and a frame that is nothing but mask.` +
+      (given.length < this.#context - 1 ? " Before these it sees the last ones of the scene." : "");
     const [height, width] = this.#size;
     for (const { bitmap, action } of given) {
       const canvas = element("canvas");
@@ -182,9 +211,7 @@ export class Inside {
     const { decoding } = at;
     this.#paint("map", drawTokens, at);
     const different = new Set(decoding.tokens).size;
-    byId("map-text").textContent =
-      `${decoding.rows} × ${decoding.columns} tokens, ${different} different ones. Equal tokens have equal colours, similar ones similar. ` +
-      (at.step < decoding.steps ? "Pale ones are guesses that were not kept." : "");
+    byId("map-text").textContent = `${decoding.rows} × ${decoding.columns} tokens, ${different} different ones.`;
     byId("token").replaceChildren(...describeToken(decoding, this.#position, this.#step, this.#code));
   }
 
@@ -196,16 +223,19 @@ export class Inside {
     alone.getContext("2d").drawImage(strip, -decoding.steps * width, 0);
     const first = truth ?? shown;
     const { canvas, psnr } = difference(first, truth ? shown : alone);
-    for (const [id, picture] of [["shown", first], ["alone", truth ? shown : alone], ["differs", canvas]]) {
+    for (const [id, picture] of [
+      ["shown", first],
+      ["alone", truth ? shown : alone],
+      ["differs", canvas],
+    ]) {
       paint(byId(id), width / height, (context, w, h) => context.drawImage(picture, 0, 0, w, h));
     }
     const changed = decoding.tokens.filter((token, position) => token !== decoding.again[position]).length;
-    byId("alone-text").textContent = truth
-      ? "The world sees and shows nothing but tokens. This is all that they leave of the true frame, before anything is imagined."
-      : "The imagined frame, encoded and decoded again. What this changes, tokens can't hold; the world itself never does it.";
+    byId("alone-text").textContent = truth ? OF_TRUTH : OF_IMAGINED;
     byId("shown-text").innerHTML = truth ? "<b>The true frame.</b>" : "<b>The frame on the screen.</b>";
     byId("alone-facts").textContent =
-      `${Number.isFinite(psnr) ? `${psnr.toFixed(1)} dB` : "Exactly the same"}` + (truth ? "." : `; ${changed} of ${decoding.total} tokens differ.`);
+      `${Number.isFinite(psnr) ? `${psnr.toFixed(1)} dB` : "Exactly the same"}` +
+      (truth ? "." : `; ${changed} of ${decoding.total} tokens differ.`);
   }
 
   /** Pointing at a canvas chooses the token there. */

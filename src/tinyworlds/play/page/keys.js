@@ -1,6 +1,14 @@
 /** Which key means which action, and what is held. */
 
-const SYMBOLS = { ArrowUp: "↑", ArrowDown: "↓", ArrowLeft: "←", ArrowRight: "→", Space: "Space", Period: ".", Comma: "," };
+const SYMBOLS = {
+  ArrowUp: "↑",
+  ArrowDown: "↓",
+  ArrowLeft: "←",
+  ArrowRight: "→",
+  Space: "Space",
+  Period: ".",
+  Comma: ",",
+};
 
 /** Keys of the page itself; an action can't have them. */
 export const RESERVED = ["KeyP", "Period", "Backspace", "KeyR", "KeyV", "KeyI", "Tab", "Escape", "Enter"];

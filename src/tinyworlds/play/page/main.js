@@ -20,7 +20,10 @@ const screen = new Screen(byId("screen"), byId("play"));
 const held = new Held(hold);
 const actions = new Actions(held);
 const settings = new Settings((values) => connection.send("settings", values));
-const scenes = new Scenes(connection, (scene) => reset(scene));
+const scenes = new Scenes(connection, (scene) => {
+  reset(scene);
+  byId("screen-box").scrollIntoView({ block: "nearest" });
+});
 const inside = new Inside((action) => actionLabel(world.actions, action));
 const timeline = new Timeline({
   look: (bitmap) => {
@@ -44,7 +47,7 @@ let slow = false;
 connection.addEventListener("hello", ({ detail }) => {
   const restarted = world && !detail.resumed;
   const before = { values: settings.values, scene: state.scene, paused: state.paused };
-  world = { ...detail, actions: detail.actions.map((action) => ({ ...action, name: action.name?.replaceAll("_", " ") })) };
+  world = detail;
   byId("world-name").textContent = world.world;
   document.title = `${world.world} · TinyWorlds`;
   screen.size = world.size;
@@ -104,15 +107,16 @@ function showFrame(frame) {
   shown = frame.number;
   actions.hidePreviews();
   if (look) showInside(frame, look, given);
+  if (timeline.moving) return drawn(frame); // an earlier one is being looked at
   if (slow && look && frame.type === "frame") return showSlowly(frame);
   screen.show(frame.bitmap, () => drawn(frame));
   if (state.paused) preview();
 }
 
-async function showInside(frame, { facts, bitmap: strip }, given) {
-  const scene = frame.type === "again" && !state.rewindable;
-  const truth = scene ? await scenes.picture(state.scene) : null;
-  if (frame.number === shown) inside.show({ facts, number: frame.number, strip, shown: frame.bitmap, truth, given: chain(given, frame.action) });
+async function showInside({ type, number, action, bitmap }, { facts, bitmap: strip }, before) {
+  const truth = type === "again" && !state.rewindable ? await scenes.picture(state.scene) : null;
+  const given = settings.values.horizon === 1 ? chain(before, action) : []; // else several are decoded together
+  if (number === shown) inside.show({ facts, number, strip, shown: bitmap, truth, given });
 }
 
 async function showSlowly(frame) {
@@ -211,19 +215,32 @@ function setSlow(on) {
 
 function showPaused() {
   const standing = state.paused && !slow;
-  byId("pause").querySelector("use").setAttribute("href", standing ? "#i-play" : "#i-pause");
+  byId("pause")
+    .querySelector("use")
+    .setAttribute("href", standing ? "#i-play" : "#i-pause");
   byId("pause").querySelector("span").textContent = standing ? "Play" : "Pause";
 }
 
 function showRecording({ id, frames, fps }) {
   const item = element("li", {}, `Recorded ${frames} frames, ${(frames / fps).toFixed(1)} s: `);
-  for (const [kind, what] of [["gif", "GIF"], ["mp4", "MP4"], ["json", "actions"]]) {
+  for (const [kind, what] of [
+    ["gif", "GIF"],
+    ["mp4", "MP4"],
+    ["json", "actions"],
+  ]) {
     item.append(element("a", { href: `recordings/${id}.${kind}`, download: "" }, what), " ");
   }
   byId("recordings").prepend(item);
 }
 
-const pageKeys = { KeyP: togglePause, Period: step, Backspace: back, KeyR: () => reset(), KeyI: () => lookInside(), KeyV: preview };
+const pageKeys = {
+  KeyP: togglePause,
+  Period: step,
+  Backspace: back,
+  KeyR: () => reset(),
+  KeyI: () => lookInside(),
+  KeyV: preview,
+};
 
 /** Stop, and see what each action does from here. */
 function preview() {
@@ -242,8 +259,11 @@ function isTaken({ target, code, ctrlKey, altKey, metaKey }) {
 
 addEventListener("keydown", (event) => {
   if (isTaken(event)) return;
-  const done = actions.keyDown(event) || (pageKeys[event.code] && !event.repeat && (pageKeys[event.code](), true));
-  if (done) event.preventDefault();
+  if (!actions.keyDown(event)) {
+    if (!(event.code in pageKeys) || event.repeat) return;
+    pageKeys[event.code]();
+  }
+  event.preventDefault();
 });
 // What was pressed by mouse or finger does not keep the keys to itself.
 addEventListener("pointerup", ({ target }) => target.closest?.("button, input[type=range], label")?.blur());

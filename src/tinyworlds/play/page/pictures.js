@@ -29,7 +29,7 @@ function eachCell({ rows, columns, total }, width, height, visit) {
   }
 }
 
-/** The picture after a step with what is still hidden covered; tokens kept in this very step are framed, unless `clean`. */
+/** The picture after a step, what is still hidden covered; unless `clean`, what this very step kept is framed. */
 export function drawKept(context, width, height, { decoding, step, picture, clean = false }) {
   context.drawImage(picture.bitmap, ...picture.crop, 0, 0, width, height);
   eachCell(decoding, width, height, (position, x, y, w, h) => {

@@ -2,7 +2,7 @@
 
 const WINDOW = 2000; // ms over which frames are counted
 
-/** Make `column`, and `canvas` in it, as wide as there is room for whole device pixels, as many for each of the world's. */
+/** Make `column` and its `canvas` as wide as there is room, with whole device pixels for each of the world's. */
 function fit(canvas, column, width, height) {
   column.style.maxWidth = "";
   const scale = Math.max(1, Math.floor((column.clientWidth * devicePixelRatio) / width));
@@ -41,7 +41,7 @@ export class Screen {
     return this.#times.length / (WINDOW / 1000);
   }
 
-  /** Draw a bitmap at the next chance, unless a newer one comes before, and call `drawn`; a hidden page draws nothing. */
+  /** Draw a bitmap at the next chance and call `drawn`, unless a newer one comes before. A hidden page draws nothing. */
   show(bitmap, drawn = () => {}) {
     if (!this.#waiting) requestAnimationFrame(() => this.#draw());
     this.#waiting = { bitmap, drawn };

@@ -4,7 +4,11 @@ import { byId, element } from "./elements.js";
 
 const FIELDS = {
   fps: { label: "Frames a second, at most", step: 1 },
-  temperature: { label: "Temperature", step: 0.05, hint: "0: always the likeliest token; higher: more is left to chance" },
+  temperature: {
+    label: "Temperature",
+    step: 0.05,
+    hint: "0: always the likeliest token; higher: more is left to chance",
+  },
   steps: { label: "Decoding steps", step: 1, hint: "Fewer are faster; more than 16 change little" },
   horizon: { label: "Frames ahead", step: 1, hint: "Imagined at once, before the next key counts" },
   seed: { label: "Seed", step: 1, number: true, hint: "Of what is left to chance; another one begins again" },
@@ -44,7 +48,9 @@ export class Settings {
     const note = element("small", { id: `about-${name}`, textContent: hint });
     input.setAttribute("aria-describedby", note.id);
     input.addEventListener("input", () => (output.textContent = input.value));
-    input.addEventListener("change", () => input.checkValidity() ? changed({ [name]: Number(input.value) }) : input.reportValidity());
+    input.addEventListener("change", () =>
+      input.checkValidity() ? changed({ [name]: Number(input.value) }) : input.reportValidity(),
+    );
     this.#inputs[name] = { input, output };
     return element("div", { className: "field" }, element("label", { htmlFor: input.id }, label), output, input, note);
   }

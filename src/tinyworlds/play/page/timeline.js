@@ -9,14 +9,21 @@ export class Timeline {
   #most = 0; // frames that the server remembers, at most
   #reach = 0; // frames that it can go back now
 
+  /** Whether the slider is being moved. */
+  moving = false;
+
   /** `look(bitmap)` shows an earlier picture while the slider is moved; `rewind(frames)` goes back to it. */
   constructor({ look, rewind }) {
     this.#slider.addEventListener("input", () => {
+      this.moving = true;
       this.#describe();
       const picture = this.#pictures.at(-1 - this.back);
       if (picture) look(picture.bitmap);
     });
-    this.#slider.addEventListener("change", () => this.back && rewind(this.back));
+    this.#slider.addEventListener("change", () => {
+      this.moving = false;
+      if (this.back) rewind(this.back);
+    });
   }
 
   /** How many frames back the slider stands. */
@@ -27,6 +34,7 @@ export class Timeline {
   /** Keep a new picture, {bitmap, action}, `again` in place of the last one; the slider goes to now. */
   add(picture, { again }) {
     if (again) this.#pictures.splice(this.#reach);
+    else this.#reach = Math.min(this.#reach + 1, this.#most); // until the server says so itself
     this.#pictures.push(picture);
     if (this.#pictures.length > this.#most + 1) this.#pictures.shift().bitmap.close();
     this.#update();
@@ -54,7 +62,7 @@ export class Timeline {
     const most = Math.max(0, Math.min(this.#reach, this.#pictures.length - 1));
     if (Number(this.#slider.max) === most && this.back === 0) return; // nothing to lay out anew
     this.#slider.max = most;
-    this.#slider.value = most;
+    if (!this.moving) this.#slider.value = most;
     this.#slider.disabled = most === 0;
     this.#describe();
   }

@@ -10,7 +10,13 @@ export function describeToken(decoding, position, step, code) {
   const token = decoding.tokens[position];
   const [row, column] = [Math.floor(position / decoding.columns), position % decoding.columns];
   return [
-    element("h4", {}, swatch(token, code), `Token ${token}`, element("small", {}, `row ${row + 1}, column ${column + 1}`)),
+    element(
+      "h4",
+      {},
+      swatch(token, code),
+      `Token ${token}`,
+      element("small", {}, `row ${row + 1}, column ${column + 1}`),
+    ),
     digits(token, code),
     ...(decoding.steps ? [story(decoding, position, step, code), rivals(decoding, position, code)] : []),
   ];
@@ -24,7 +30,12 @@ function digits(token, code) {
     digit.style.setProperty("--share", level / (code.bins - 1));
     list.append(digit);
   }
-  return element("p", {}, list, ` one of ${code.bins ** code.dimensions}: ${code.dimensions} numbers of ${code.bins} levels each`);
+  return element(
+    "p",
+    {},
+    list,
+    ` one of ${code.bins ** code.dimensions}: ${code.dimensions} numbers of ${code.bins} levels each`,
+  );
 }
 
 /** What was guessed here in each step until one guess was kept. */
@@ -36,7 +47,16 @@ function story(decoding, position, step, code) {
     const bar = element("i");
     bar.style.setProperty("--share", probability);
     bar.style.setProperty("--color", sureColor(probability));
-    const item = element("li", {}, element("span", { className: "step" }, `step ${asked}`), swatch(token, code), String(token), bar, percent(probability), kept ? " kept" : "");
+    const item = element(
+      "li",
+      {},
+      element("span", { className: "step" }, `step ${asked}`),
+      swatch(token, code),
+      String(token),
+      bar,
+      percent(probability),
+      kept ? " kept" : "",
+    );
     item.classList.toggle("now", asked === step);
     list.append(item);
   }
