@@ -212,7 +212,10 @@ def test_pong_is_recorded_learned_and_played(tmp_path):
         "validations=1",
         "trainer.limit_val_batches=2",
     ]
-    for script, *options in (("train.py", *short, "data.batch_size=8"), ("play.py", "mode=rollout", "clips=8", "frames=6")):
+    for script, *options in (
+        ("train.py", *short, "data.batch_size=8"),
+        ("play.py", "mode=rollout", "clips=8", "frames=6"),
+    ):
         command = [sys.executable, str(CONF.parent / script), *options]
         subprocess.run(command, cwd=tmp_path, check=True, timeout=600, env={**os.environ, "OMP_NUM_THREADS": "2"})
     quality = json.loads(next(tmp_path.glob("runs/atari_pong/dynamics/*/play/next_frame.json")).read_text())

@@ -236,11 +236,14 @@ def test_a_vanished_player_frees_state_and_place(opening, monkeypatch):
 
 
 def test_a_flood_ends_the_connection_and_no_other(served, player):
-    with joined(served) as flooder, pytest.raises(ConnectionClosed):
+    def flood() -> None:
         for _ in range(20 * BURST):
             flooder.say("step")
         while True:
             flooder.next()
+
+    with joined(served) as flooder, pytest.raises(ConnectionClosed):
+        flood()
     player.frames(3)
 
 

@@ -28,14 +28,15 @@ def play(config: DictConfig) -> None:
     with listen(config.host, config.port) as listening:
         server = Server(open_to_play(config), max_players=config.max_players, local=config.host in LOCAL)
         web = web_server(server)
-        address = f"http://{_shown(config.host)}:{listening.getsockname()[1]}"
+        address = f"http://{shown(config.host)}:{listening.getsockname()[1]}"
         print(f"play at {address} · Ctrl-C ends it", flush=True)
         if sys.stdin.isatty() and _has_display():
             webbrowser.open(address)
         try:
             web.run([listening])
         except KeyboardInterrupt:
-            print("the end")
+            print("the end", flush=True)
+            os._exit(0)  # a step that is under way in the other thread may take long, and nobody waits for it
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -52,7 +53,8 @@ def listen(host: str, port: int) -> socket.socket:
         raise ValueError(f"host={host} port={port} cannot be listened at: {error}") from None
 
 
-def _shown(host: str) -> str:
+def shown(host: str) -> str:
+    """A host as a browser on this machine wants it."""
     return "127.0.0.1" if host == "0.0.0.0" else f"[{host}]" if ":" in host else host
 
 

@@ -71,7 +71,7 @@ def write_imagined(
     still = np.concatenate([scene, np.repeat(scene[-1:], frames, axis=0)])
     wanted = "random" if wanted == "inferred" else wanted
     actions = rollout.choose_actions(world, still, prompt=len(scene), wanted=wanted, seed=seed)
-    imagined = rollout.imagine(world, scene, actions, prompt=len(scene))
+    imagined = rollout.imagine(world, still, actions, prompt=len(scene))
     save_films(out, "rollout", imagined, rollout.FPS)
     save_png(out / "rollout.png", rollout.actions_strip(imagined[None, len(scene) - 1 :], rows=["imagined"]))
     _write_each_action(out, world, scene, steps=frames, fps=rollout.FPS)
