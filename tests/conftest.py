@@ -84,7 +84,7 @@ def action_tokenizer() -> ActionTokenizer:
         n_actions=4,
         num_bins=2,
         shrink=1,
-        encoder={"name": "motion", "width": 4, "channels": 2, "reach": 3},
+        encoder={"name": "motion", "width": 4, "channels": 2, "reach": 3, "moments": True},
         decoder={"name": "motion", "width": 4},
         latent_norm=True,
         usage_weight=0.1,
@@ -106,6 +106,8 @@ def dynamics(video_tokenizer: VideoTokenizer, action_tokenizer: ActionTokenizer)
         feed_forward={"name": "swiglu"},
         masking="clean_context",
         mask_ratio=0.5,
+        context_noise=0,
+        moving_weight=0,
         decoding={"steps": 4, "schedule": "exponential", "temperature": 1.0},
         **TRANSFORMER,
     )

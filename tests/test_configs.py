@@ -97,13 +97,14 @@ OTHER_VALUES = {
         "norm": "post", "temporal": True, "latent_dim": 4, "num_bins": 3, "latent_norm": False, "moving_weight": 1,
     },
     "action_tokenizer": {
-        "n_actions": 8, "num_bins": 4, "shrink": 1, "latent_norm": False, "usage_weight": 3, "variance_weight": 7,
-        "moving_weight": 1, "encoder.width": 8, "encoder.channels": 2, "encoder.reach": 3, "decoder.width": 8,
+        "n_actions": 16, "num_bins": 4, "shrink": 1, "latent_norm": False, "usage_weight": 3, "variance_weight": 7,
+        "moving_weight": 1, "encoder.width": 8, "encoder.channels": 2, "encoder.reach": 3, "encoder.moments": False,
+        "decoder.width": 8,
     },
     "dynamics": {
         "feed_forward.num_experts": 2, "feed_forward.top_k": 1, "feed_forward.balance_weight": 1,
         "embed_dim": 64, "num_heads": 2, "hidden_dim": 64, "num_blocks": 1, "norm": "post",
-        "masking": "anchored", "mask_ratio": 0.9,
+        "masking": "anchored", "mask_ratio": 0.9, "context_noise": 0.5, "moving_weight": 3,
     },
 }  # fmt: skip
 EFFECT_ELSEWHERE = {"variance_target", "decoding", "encoder", "decoder", "feed_forward", "_target_"}

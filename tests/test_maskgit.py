@@ -6,7 +6,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyworlds.maskgit import SCHEDULES, Decoding, anchored_mask, decode, frame_mask, reveal_counts, sample
+from tinyworlds.maskgit import (
+    SCHEDULES,
+    Decoding,
+    anchored_mask,
+    decode,
+    frame_mask,
+    replace_some,
+    reveal_counts,
+    sample,
+)
 
 CPU = torch.device("cpu")
 
@@ -128,3 +137,20 @@ def test_frame_masks_hide_whole_frames_as_often_as_asked():
     hidden = frame_mask((1000, 4, 64), full=0.7, generator=generator, device=CPU)
     assert hidden.all(-1).float().mean() == pytest.approx(0.7, abs=0.06)
     assert frame_mask((50, 4, 64), full=1.0, generator=generator, device=CPU).all()
+
+
+@given(batch=st.integers(1, 4), share=st.floats(0, 1), seed=st.integers(0, 99))
+def test_a_replaced_token_is_that_of_another_clip_at_its_place(batch, share, seed):
+    tokens = torch.arange(batch * 3 * 7).view(batch, 3, 7)
+    replaced = replace_some(tokens, share=share, generator=torch.Generator().manual_seed(seed))
+    assert ((replaced == tokens) | (replaced == tokens.roll(1, dims=0))).all()
+    if share == 0 or batch == 1:
+        assert torch.equal(replaced, tokens)
+
+
+def test_shares_of_replaced_tokens_are_drawn_for_each_frame():
+    tokens = torch.arange(2000 * 64).view(1000, 2, 64)
+    replaced = replace_some(tokens, share=0.4, generator=torch.Generator().manual_seed(0)) != tokens
+    shares = replaced.float().mean(-1)
+    assert shares.mean() == pytest.approx(0.2, abs=0.01)
+    assert shares.std() > 0.1  # of independent tokens it would be 0.05

@@ -165,3 +165,15 @@ def frame_mask(
     count = torch.where(whole, patches, (ratio * patches).ceil().clamp(1, patches))
     rank = torch.rand(shape, generator=generator, device=device).argsort(-1).argsort(-1)
     return rank < count.unsqueeze(-1)
+
+
+def replace_some(
+    tokens: Int64[Tensor, "B T P"], *, share: float, generator: torch.Generator | None
+) -> Int64[Tensor, "B T P"]:
+    """Tokens, of which in each frame a share drawn from [0, `share`) is another clip's at the same place and time."""
+    if not share or len(tokens) < 2:
+        return tokens
+    batch, frames, _ = tokens.shape
+    level = share * torch.rand(batch, frames, 1, generator=generator, device=tokens.device)
+    replaced = torch.rand(tokens.shape, generator=generator, device=tokens.device) < level
+    return torch.where(replaced, tokens.roll(1, dims=0), tokens)

@@ -41,6 +41,8 @@ TRAINING: dict[str, dict[str, Any]] = {
     "dynamics": {
         "masking": "anchored",
         "mask_ratio": 0.5,
+        "context_noise": 0,
+        "moving_weight": 0,
         "decoding": {"steps": 10, "schedule": "exponential", "temperature": 0},
     },
 }

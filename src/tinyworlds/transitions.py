@@ -19,6 +19,8 @@ from tinyworlds.world import World
 
 BATCH = 32
 """Windows of frames at once."""
+PIECE = 500
+"""Frames of an episode at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +52,11 @@ def held_out_transitions(world: World, data: ClipDataModule, probe: Probe | None
     if not len(windows):
         raise ValueError(f"{data.path}: no held-out episode has the {length} frames that this world sees at a time")
     meter = ReconstructionQuality(world.dynamics.video_tokenizer.vocabulary)
-    codes, read, reread = [], [], []
+    read, reread = [], []
     starts = range(0, len(windows), BATCH)
     for start in track(starts, total=len(starts), label="reading held-out frames, batches"):
         frames = windows.__getitems__(range(start, min(start + BATCH, len(windows))))
         rebuilt = meter.update(world, frames)
-        codes.append(world.infer(frames.numpy()))
         if probe is not None:
             read.append(_read(probe, frames.numpy()))
             reread.append(_read(probe, rebuilt))
@@ -64,11 +65,26 @@ def held_out_transitions(world: World, data: ClipDataModule, probe: Probe | None
     return Transitions(
         before=before,
         episode=np.searchsorted(data.held_out_spans[:, 0], before, side="right") - 1,
-        codes=np.concatenate(codes).flatten(),
+        codes=_inferred(world, data)[before],
         read=np.concatenate(read) if read else np.zeros(0, np.int64),
         reread=np.concatenate(reread) if reread else np.zeros(0, np.int64),
         quality=meter.compute(),
     )
+
+
+def _inferred(world: World, data: ClipDataModule) -> Int64[np.ndarray, " frames"]:
+    """The inferred action after each held-out frame that another follows in its episode; 0 elsewhere.
+
+    Episodes are read in pieces, and before each as many frames as an action may depend on.
+    """
+    codes = np.zeros(data.store.num_frames, np.int64)
+    earlier = world.dynamics.action_tokenizer.dataset["clip_length"] - 2
+    for start, stop in data.held_out_spans.tolist():
+        for begin in range(start, stop - 1, PIECE):
+            end = min(begin + PIECE, stop - 1)
+            seen = max(begin - earlier, start)
+            codes[begin:end] = world.infer(data.store.read(seen, end + 1))[begin - seen :]
+    return codes
 
 
 class ReconstructionQuality:

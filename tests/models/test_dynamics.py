@@ -60,6 +60,43 @@ def test_the_loss_is_the_cross_entropy_of_hidden_tokens_alone(dynamics, tokens, 
     torch.testing.assert_close(accuracy, (guesses.argmax(-1) == tokens)[hidden].float().mean())
 
 
+@pytest.mark.parametrize("masking", ["anchored", "clean_context"])
+def test_a_token_that_changes_counts_more(dynamics, tokens, actions, masking):
+    """Where all tokens change, and where none does, all count alike; else it is in between."""
+    dynamics.masking = masking
+    dynamics.mask_ratio = 1.0
+    changes = torch.cat([tokens[:, :1], (tokens[:, :1] + torch.tensor([1, 2, 3]).view(3, 1)) % 27], dim=1)
+    stays = tokens[:, :1].expand(-1, 4, -1)
+
+    def losses(clip):
+        weighed = []
+        for dynamics.moving_weight in (0, 3):
+            generator = torch.Generator().manual_seed(3)
+            weighed.append(dynamics._masked_loss(clip, actions, generator)[0].item())
+        return weighed
+
+    plain, heavy = losses(stays)
+    assert heavy == pytest.approx(plain)
+    plain, heavy = losses(changes)
+    first = 1 if masking == "anchored" else 0  # the first frame has none before it, so nothing in it changes
+    assert (heavy == pytest.approx(4 * plain)) == (not first)
+    assert plain < heavy <= 4 * plain + 1e-4
+
+
+def test_noise_is_in_the_context_alone(dynamics, tokens):
+    """What frames are guessed from is in part the other clip; what is to be guessed is not."""
+    clean = dynamics._masked_loss(tokens, tokens.new_zeros(2, 3), torch.Generator().manual_seed(0))[0]
+    seen = []
+    dynamics.remember, remember = lambda *given: seen.append(given[0]) or remember(*given), dynamics.remember
+    dynamics.context_noise = 1.0
+    generator = torch.Generator().manual_seed(0)
+    noisy = dynamics._masked_loss(tokens, tokens.new_zeros(2, 3), generator)[0]
+    (context,) = seen
+    assert (context != tokens[:, :-1]).any()
+    assert ((context == tokens[:, :-1]) | (context == tokens[:, :-1].roll(1, dims=0))).all()
+    assert noisy != clean
+
+
 def test_a_clean_context_guesses_what_decoding_guesses(dynamics, tokens, actions):
     """Frame t has the features that it has when it is decoded alone after the frames before it."""
     hidden = torch.rand(2, 3, 6, generator=torch.Generator().manual_seed(0)) < 0.6
@@ -160,7 +197,9 @@ def test_tokenizers_of_unlike_frames_are_refused(dynamics):
         Dynamics(video_tokenizer=dynamics.video_tokenizer, action_tokenizer=other, **options)
 
 
-@pytest.mark.parametrize(("option", "value"), [("masking", "none"), ("mask_ratio", 1.5)])
+@pytest.mark.parametrize(
+    ("option", "value"), [("masking", "none"), ("mask_ratio", 1.5), ("context_noise", -1), ("moving_weight", -1)]
+)
 def test_impossible_options_are_refused_by_name(dynamics, option, value):
     options = {k: v for k, v in dynamics.hparams.items() if not k.endswith("tokenizer")}
     with pytest.raises(ValueError, match=rf"stage\.{option}="):
@@ -171,8 +210,16 @@ def test_impossible_options_are_refused_by_name(dynamics, option, value):
         )
 
 
-def test_a_checkpoint_from_before_there_was_a_choice_has_the_plain_feed_forward(dynamics):
-    hyperparameters = {key: value for key, value in dynamics.hparams.items() if key != "feed_forward"}
+def test_noise_without_a_clean_context_is_refused(dynamics):
+    options = {k: v for k, v in dynamics.hparams.items() if not k.endswith("tokenizer")}
+    tokenizers = {"video_tokenizer": dynamics.video_tokenizer, "action_tokenizer": dynamics.action_tokenizer}
+    with pytest.raises(ValueError, match=r"context_noise=0\.1.*clean_context"):
+        Dynamics(**tokenizers, **{**options, "masking": "anchored", "context_noise": 0.1})
+
+
+def test_a_checkpoint_from_before_there_was_a_choice_is_as_it_was(dynamics):
+    later = ("feed_forward", "context_noise", "moving_weight")
+    hyperparameters = {key: value for key, value in dynamics.hparams.items() if key not in later}
     again = Dynamics.from_hyperparameters(hyperparameters)
     again.load_state_dict(dynamics.state_dict())
     assert again.hparams["feed_forward"] == {"name": "swiglu"}

@@ -22,14 +22,16 @@ video = VideoTokenizer(
     latent_norm=False, moving_weight=0,
 )
 action = ActionTokenizer(
-    **known, n_actions=4, num_bins=2, shrink=1, encoder={"name": "motion", "width": 4, "channels": 2, "reach": 3},
+    **known, n_actions=4, num_bins=2, shrink=1,
+    encoder={"name": "motion", "width": 4, "channels": 2, "reach": 3, "moments": True},
     decoder={"name": "motion", "width": 4}, latent_norm=False, usage_weight=0, variance_weight=0, variance_target=0,
     moving_weight=0,
 )
 greedy = {"steps": 3, "schedule": "linear", "temperature": 0}
 dynamics = Dynamics(
     video_tokenizer=video, action_tokenizer=action, dataset=known["dataset"], **shared, num_blocks=1,
-    feed_forward={"name": "swiglu"}, masking="clean_context", mask_ratio=0.5, decoding=greedy,
+    feed_forward={"name": "swiglu"}, masking="clean_context", mask_ratio=0.5, context_noise=0,
+    moving_weight=0, decoding=greedy,
 )
 for parameter in dynamics.parameters():
     torch.nn.init.normal_(parameter, std=0.3)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from tinyworlds.nn.action_codecs import build_decoder, build_encoder
-from tinyworlds.nn.motion import MotionDecoder, MotionEncoder, correlate
+from tinyworlds.nn.motion import MotionDecoder, MotionEncoder, correlate, offsets
 
 
 def square(row: int, column: int) -> torch.Tensor:
@@ -11,14 +11,34 @@ def square(row: int, column: int) -> torch.Tensor:
     return frame
 
 
-def test_the_same_motion_elsewhere_has_the_same_latent():
-    encoder = MotionEncoder(frame_size=(128, 128), latent_dim=2, width=4, channels=2, reach=5)
+@pytest.mark.parametrize("moments", [False, True])
+def test_the_same_motion_elsewhere_has_the_same_latent(moments):
+    encoder = MotionEncoder(frame_size=(128, 128), latent_dim=2, width=4, channels=2, reach=5, moments=moments)
     here = torch.stack([square(56, 56), square(58, 56)])
     there = torch.stack([square(64, 64), square(66, 64)])
     other = torch.stack([square(56, 56), square(54, 56)])
     latents = encoder(torch.stack([here, there, other]))
     torch.testing.assert_close(latents[0], latents[1], atol=1e-4, rtol=1e-4)
     assert (latents[0] - latents[2]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("moments", [False, True])
+def test_moments_tell_what_moves_apart_from_what_comes_together(moments):
+    """Summed over places the motions are the same: one square goes left, the other right."""
+    encoder = MotionEncoder(frame_size=(128, 128), latent_dim=2, width=4, channels=2, reach=5, moments=moments)
+    before = torch.maximum(square(64, 40), square(64, 80))
+    apart = torch.stack([before, torch.maximum(square(64, 38), square(64, 82))])
+    together = torch.stack([before, torch.maximum(square(64, 42), square(64, 78))])
+    latents = encoder(torch.stack([apart, together]))
+    assert ((latents[0] - latents[1]).abs().max() > 1e-2) == moments
+
+
+def test_offsets_are_from_the_centre_of_mass():
+    mass = torch.zeros(1, 1, 5, 9)
+    mass[..., 1, 2], mass[..., 1, 4] = 1.0, 3.0
+    right, down = offsets(mass)
+    torch.testing.assert_close(right[0, 0, 0], torch.linspace(-1, 1, 9) + 0.125, atol=1e-3, rtol=0)
+    torch.testing.assert_close(down[0, 0, :, 0], torch.linspace(-1, 1, 5) + 0.5, atol=1e-3, rtol=0)
 
 
 def test_a_code_makes_the_same_change_elsewhere():
@@ -48,7 +68,7 @@ def test_frames_that_cannot_be_halved_are_refused():
 @pytest.mark.parametrize("reach", [0, 16])
 def test_a_reach_beyond_the_frame_is_refused(reach):
     with pytest.raises(ValueError, match=rf"stage\.encoder\.reach={reach}"):
-        MotionEncoder(frame_size=(16, 24), latent_dim=2, width=4, channels=2, reach=reach)
+        MotionEncoder(frame_size=(16, 24), latent_dim=2, width=4, channels=2, reach=reach, moments=False)
 
 
 def test_correlation_is_its_sum_over_places():

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tinyworlds.data.settings import check_types, check_whole
 from tinyworlds.data.token_cache import ClipTokens
-from tinyworlds.maskgit import Decoding, Guess, Noise, anchored_mask, decode, frame_mask
+from tinyworlds.maskgit import Decoding, Guess, Noise, anchored_mask, decode, frame_mask, replace_some
 from tinyworlds.media import grid
 from tinyworlds.models.action_tokenizer import ActionTokenizer
 from tinyworlds.models.stage import METRIC, Stage, as_pictures, validation_psnr
@@ -36,9 +36,16 @@ class Dynamics(Stage):
     seen in one frame. ``clean_context`` trains what decoding does: every frame of the clip is guessed, fully
     hidden with probability `mask_ratio`, from the clean frames before it. All at once: hidden frame t sees what
     is remembered of the clean ones before t, and itself (the vectorized training of block diffusion, arXiv
-    2503.09573).
+    2503.09573). With `context_noise` those frames are not all that clean: of each, a share of the tokens drawn
+    from [0, `context_noise`) is another clip's, as when the world has to go on from its own mistakes (the noise
+    augmentation of GameNGen, arXiv 2408.14837, for tokens).
 
-    Raises `ValueError` for an unknown `masking`, an impossible `mask_ratio`, or tokenizers of unlike frames.
+    A hidden token that is not the one at its place in the frame before counts ``1 + moving_weight`` times in the
+    loss. So the guesses lean towards change, and at temperature 0 what is small and moves is not left out for
+    being hard to place.
+
+    Raises `ValueError` for an unknown `masking`, a `mask_ratio` or `context_noise` that is no share, noise without
+    a clean context, a negative `moving_weight`, or tokenizers of unlike frames.
     """
 
     name = "dynamics"
@@ -57,20 +64,21 @@ class Dynamics(Stage):
         feed_forward: Mapping[str, Any],
         masking: str,
         mask_ratio: float,
+        context_noise: float,
+        moving_weight: float,
         decoding: Mapping[str, Any],
     ) -> None:
         super().__init__(frame_size=video_tokenizer.frame_size, dataset=dataset, codes=video_tokenizer.vocabulary)
         self.save_hyperparameters(ignore=["video_tokenizer", "action_tokenizer"])
         tokenizers = (video_tokenizer, action_tokenizer)
         self.save_hyperparameters({tokenizer.name: dict(tokenizer.hparams) for tokenizer in tokenizers})
-        if masking not in MASKINGS:
-            raise ValueError(f"stage.masking={masking!r} is none of {', '.join(MASKINGS)}")
-        if not 0 <= mask_ratio <= 1:
-            raise ValueError(f"stage.mask_ratio={mask_ratio} is a share, from 0 to 1")
+        _check_training(masking, mask_ratio=mask_ratio, context_noise=context_noise, moving_weight=moving_weight)
         _check_same_frames(video_tokenizer, action_tokenizer)
         check_whole("data.clip_length", dataset["clip_length"], at_least=2)
         self.masking = masking
         self.mask_ratio = mask_ratio
+        self.context_noise = context_noise
+        self.moving_weight = moving_weight
         self.decoding = Decoding(**decoding)
         self.context_length: int = dataset["clip_length"]
         self.video_tokenizer = video_tokenizer.requires_grad_(False).eval()
@@ -98,7 +106,10 @@ class Dynamics(Stage):
         check_types(cls, hyperparameters)
         return cls(
             **{
-                "feed_forward": SWIGLU,  # of checkpoints from before there was a choice
+                # Of checkpoints from before there was a choice:
+                "feed_forward": SWIGLU,
+                "context_noise": 0,
+                "moving_weight": 0,
                 **hyperparameters,
                 "video_tokenizer": VideoTokenizer.from_hyperparameters(hyperparameters["video_tokenizer"]),
                 "action_tokenizer": ActionTokenizer.from_hyperparameters(hyperparameters["action_tokenizer"]),
@@ -204,25 +215,29 @@ class Dynamics(Stage):
         actions: Int64[Tensor, "B T-1"],
         generator: torch.Generator | None = None,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Mean cross-entropy (nats) over the hidden tokens alone, and the share of them guessed right."""
+        """Mean cross-entropy (nats) of the hidden tokens, weighed, and the share of them guessed right."""
         condition = self.condition(actions)
         batch, frames, patches = tokens.shape
         if self.masking == "anchored":
             hidden = anchored_mask(
                 (batch, frames, patches), min_ratio=self.mask_ratio, generator=generator, device=tokens.device
             )
-            features, targets = self(tokens, hidden, condition), tokens
+            features, targets, before = self(tokens, hidden, condition), tokens, tokens.roll(1, dims=1)
+            before[:, 0] = tokens[:, 0]
         else:
-            targets = tokens[:, 1:]
+            before, targets = tokens[:, :-1], tokens[:, 1:]
             hidden = frame_mask(
                 (batch, frames - 1, patches), full=self.mask_ratio, generator=generator, device=tokens.device
             )
-            past = self.remember(tokens[:, :-1], condition.at(slice(-1)))
+            context = replace_some(tokens[:, :-1], share=self.context_noise, generator=generator)
+            past = self.remember(context, condition.at(slice(-1)))
             timeline = Timeline.clean_context(frames, tokens.device)
             features = self(targets, hidden, condition.at(slice(1, None)), timeline, past)
         # The vocabulary is much wider than the embedding: only what is guessed is projected to it.
         logits, truth = self.to_logits(features[hidden]), targets[hidden]
-        return F.cross_entropy(logits, truth), (logits.argmax(-1) == truth).float().mean()
+        right = (logits.argmax(-1) == truth).float().mean()
+        weights = 1 + self.moving_weight * (truth != before[hidden])
+        return (weights * F.cross_entropy(logits, truth, reduction="none")).mean(), right
 
     @property
     def tokenizers(self) -> Tokenizers:
@@ -306,6 +321,22 @@ class Dynamics(Stage):
             page = as_pictures(self.render(tokens, count=1)[:, 0])
             pages.append(grid(page[None], scale=2, column_labels=names))
         return np.stack(pages)
+
+
+def _check_training(masking: str, *, mask_ratio: float, context_noise: float, moving_weight: float) -> None:
+    if masking not in MASKINGS:
+        raise ValueError(f"stage.masking={masking!r} is none of {', '.join(MASKINGS)}")
+    for name, share in (("mask_ratio", mask_ratio), ("context_noise", context_noise)):
+        if not 0 <= share <= 1:
+            raise ValueError(f"stage.{name}={share} is a share, from 0 to 1")
+    if context_noise and masking != "clean_context":
+        raise ValueError(
+            f"stage.context_noise={context_noise} is for stage.masking=clean_context: others have no context"
+        )
+    if moving_weight < 0:
+        raise ValueError(
+            f"stage.moving_weight={moving_weight} is how much more a token that changes counts: at least 0"
+        )
 
 
 def _check_same_frames(video_tokenizer: VideoTokenizer, action_tokenizer: ActionTokenizer) -> None:

@@ -29,22 +29,26 @@ class MotionEncoder(nn.Module):
     Two kinds of features are computed at every place that changed: of what may have left it and of what may
     have come. Their correlation over the whole frame says how much moved by each displacement of up to
     `reach` pixels, and nothing of where (the correlation layer of FlowNet, arXiv 1504.06852, summed over
-    places).
+    places). With `moments` it is also weighed by how far right and how far down of the centre of all change it
+    was: what moves apart, as the walls do when a player walks forward, then differs from what moves together.
     """
 
     temporal = False
 
-    def __init__(self, *, frame_size: tuple[int, int], latent_dim: int, width: int, channels: int, reach: int) -> None:
+    def __init__(
+        self, *, frame_size: tuple[int, int], latent_dim: int, width: int, channels: int, reach: int, moments: bool
+    ) -> None:
         super().__init__()
         if not 1 <= reach < min(frame_size):
             raise ValueError(f"stage.encoder.reach={reach} must be from 1 to {min(frame_size) - 1} pixels")
         self.reach = reach
+        self.moments = moments
         self.features = nn.Sequential(
             nn.Conv2d(2 * CHANNELS, width, kernel_size=3, padding=1),
             nn.SiLU(),
             nn.Conv2d(width, 2 * channels, kernel_size=1),
         )
-        displacements = channels * (2 * reach + 1) ** 2
+        displacements = channels * (2 * reach + 1) ** 2 * (3 if moments else 1)
         self.head = nn.Sequential(
             nn.LayerNorm(displacements), nn.Linear(displacements, 64), nn.SiLU(), nn.Linear(64, latent_dim)
         )
@@ -54,9 +58,21 @@ class MotionEncoder(nn.Module):
         features = self.features(rearrange(torch.cat([now, change], dim=2), "b t c h w -> (b t) c h w"))
         moved = rearrange(change.abs().amax(dim=2), "b t h w -> (b t) 1 h w")
         left, came = rearrange(features * moved, "n (two k) h w -> two n k h w", two=2)
+        if self.moments:
+            left = torch.cat([left, *(left * offset for offset in offsets(moved.square()))], dim=1)
+            came = came.repeat(1, 3, 1, 1)
         correlation = correlate(left, came, reach=self.reach) / (moved.square().sum((2, 3), keepdim=True) + STILL)
         latents: Tensor = self.head(rearrange(correlation.to(features.dtype), "n k y x -> n (k y x)"))
         return rearrange(latents, "(b t) a -> b t a", b=frames.shape[0])
+
+
+def offsets(mass: Float[Tensor, "N 1 H W"]) -> Float[Tensor, "two N 1 H W"]:
+    """How far right, and how far down, each place is of the centre of `mass`, in about -1 to 1."""
+    height, width = mass.shape[2:]
+    total = mass.sum((2, 3), keepdim=True) + STILL
+    columns = torch.linspace(-1, 1, width, device=mass.device).expand(height, width)
+    rows = torch.linspace(-1, 1, height, device=mass.device).unsqueeze(1).expand(height, width)
+    return torch.stack([place - (place * mass).sum((2, 3), keepdim=True) / total for place in (columns, rows)])
 
 
 def correlate(
