@@ -157,7 +157,11 @@ def pictures(result: Result, grid: tuple[int, int]) -> list[Picture]:
 
 
 def png(picture: UInt8[np.ndarray, "H W 3"]) -> bytes:
-    """A picture as it is sent: quickly made."""
+    """A picture as it is sent.
+
+    Of frames of 64x64, on one core: PNG as here takes 0.1 to 3 ms and 0.3 to 8 kB; lossless WebP 0.1 to 3 ms and 0.3 to
+    7 kB. JPEG (quality 95) takes 0.1 ms, but is wrong by up to 50 levels where a ball is a single pixel.
+    """
     buffer = BytesIO()
     Image.fromarray(picture).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
