@@ -7,6 +7,9 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import Page, expect
 
+TIMEOUT = 60_000  # ms; so long only where many share the machine
+expect.set_options(timeout=TIMEOUT)
+
 PIXELS = "canvas => canvas.toDataURL()"
 
 
@@ -17,11 +20,11 @@ class Player:
         self.page, self.url, self.complaints = page, url, []
         page.on("console", lambda message: self.complaints.append(message.text))
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(TIMEOUT)
         page.goto(url)
 
     def wait_for_link(self) -> None:
-        expect(self.page.locator("#link")).to_have_text("connected", timeout=10_000)
+        expect(self.page.locator("#link")).to_have_text("connected")
         self.wait_for_frame(0)
 
     @property

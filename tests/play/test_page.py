@@ -45,6 +45,7 @@ def test_keys_do_different_things_and_reset_returns_to_the_scene(served, join):
     assert len({scene, *up}) == 4
 
 
+@pytest.mark.slow
 def test_buttons_hold_as_keys_do(served, join):
     player = join(served, has_touch=True)
     player.pause()
@@ -67,6 +68,7 @@ def test_buttons_hold_as_keys_do(served, join):
     assert pictures == wanted
 
 
+@pytest.mark.slow
 def test_the_latest_of_several_keys_counts(served, join):
     page = join(served).page
     pressed = page.locator('.action[aria-pressed="true"] .action-name')
@@ -80,6 +82,7 @@ def test_the_latest_of_several_keys_counts(served, join):
     expect(pressed).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_keys_can_be_changed_and_are_remembered(served, join):
     player = join(served)
     page = player.page
@@ -128,6 +131,7 @@ def test_back_to_an_earlier_frame_and_on_from_there(served, join):
     assert player.press("#back") == scene
 
 
+@pytest.mark.slow
 def test_scenes_are_chosen(served, join):
     player = join(served)
     player.pause()
@@ -136,6 +140,7 @@ def test_scenes_are_chosen(served, join):
     expect(player.page.locator('[data-scene="2"]')).to_have_attribute("aria-pressed", "true")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [PHONE, DESKTOP, LARGE], ids=["phone", "desktop", "4K"])
 def test_nothing_is_wider_than_the_window(served, join, size):
     player = join(served, viewport=size)
@@ -149,6 +154,7 @@ def test_nothing_is_wider_than_the_window(served, join, size):
     assert player.page.locator(".action").first.bounding_box()["height"] >= 40
 
 
+@pytest.mark.slow
 def test_everything_that_can_be_pressed_has_a_name(served, join):
     page = join(served).page
     page.click("#look")
@@ -162,6 +168,7 @@ def test_everything_that_can_be_pressed_has_a_name(served, join):
     assert all(names)
 
 
+@pytest.mark.slow
 def test_dark_and_light_are_the_systems_or_chosen_and_remembered(served, join):
     def ground() -> int:
         return page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0] * 1")
@@ -179,6 +186,7 @@ def test_dark_and_light_are_the_systems_or_chosen_and_remembered(served, join):
     assert ground() > 200
 
 
+@pytest.mark.slow
 def test_keys_of_the_page_are_not_given_away(served, join):
     page = join(served).page
     page.get_by_role("button", name="Change the key of up").click()
@@ -187,6 +195,7 @@ def test_keys_of_the_page_are_not_given_away(served, join):
     expect(page.locator(".action").nth(1)).to_contain_text("↑")
 
 
+@pytest.mark.slow
 def test_moving_the_slider_shows_earlier_frames_before_it_is_let_go(served, join):
     player = join(served)
     player.pause()

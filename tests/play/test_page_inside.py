@@ -1,12 +1,14 @@
 """The page in a real browser, against the real server: what is inside a frame, and what each action does."""
 
 import numpy as np
+import pytest
 from playwright.sync_api import expect
 
 from tinyworlds.maskgit import reveal_counts
 
 from .playing import Player, pixels
 
+pytestmark = pytest.mark.slow
 TOKENS, STEPS = 6, 4  # of the world of the tests
 
 

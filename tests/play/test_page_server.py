@@ -77,6 +77,7 @@ def test_a_recording_replays_to_the_same_frames(served, join, dynamics, tmp_path
         assert sum(1 for _ in film.decode(video=0)) == len(shown)
 
 
+@pytest.mark.slow
 def test_a_lost_connection_comes_back_to_the_same_world(served, join):
     player = join(served)
     sockets = []
@@ -108,13 +109,14 @@ def test_a_server_that_was_started_anew_is_found_again(opening, join):
         first.close()
         expect(player.page.locator("#curtain-text")).to_contain_text("connection is lost")
     with serving(opening, urlsplit(url).port):
-        expect(player.page.locator("#link")).to_have_text("connected", timeout=10_000)
+        expect(player.page.locator("#link")).to_have_text("connected")
         expect(player.page.locator("#curtain")).to_be_hidden()
         expect(player.page.locator('[data-scene="2"]')).to_have_attribute("aria-pressed", "true")
         expect(player.page.locator("#set-temperature")).to_have_value("0.5")
         player.wait_for_frame(player.frame + 2, "frame")
 
 
+@pytest.mark.slow
 def test_one_too_many_is_told_and_let_in_when_there_is_a_place(served, join):
     players = [join(served) for _ in range(PLAYERS)]
     for player in players:
