@@ -10,13 +10,13 @@ device ?= cpu
 PINNED_TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 CHOICE := $(strip $(PYTHON) $(TORCH) $(TORCH_INDEX))
 DATA := $(if $(filter pong,$(GAME)),atari_pong,$(GAME))
-EXTRAS := games,dev
+EXTRAS := games,play,dev
 PY := .venv/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 ENV := .venv/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help env data world play evaluate test test-slow lint bench tensorboard clean
+.PHONY: help env data world play evaluate test test-slow lint bench bench-play tensorboard clean
 
 help: ## show this list
 	@echo "TinyWorlds: world models learned from plain video"
@@ -37,15 +37,16 @@ data: $(ENV) ## record or fetch the frames of GAME
 
 world: $(ENV) ## from nothing to a world of GAME: record, train three modules, imagine a rollout
 	$(PY) train.py data=$(DATA)
-	$(PY) play.py dataset=$(DATA)
+	$(PY) play.py mode=rollout dataset=$(DATA)
 
-play: $(ENV) ## play the newest world of GAME
+play: $(ENV) ## play a world of GAME in the browser: the newest own one, or that which came along
 	$(PY) play.py dataset=$(DATA)
 
 evaluate: $(ENV) ## measure the newest world of GAME
 	$(PY) -m tinyworlds.evaluate dataset=$(DATA)
 
 test: $(ENV) ## run the tests, in less than five minutes
+	$(PY) -m tests.browser
 	$(PY) -m pytest
 
 test-slow: $(ENV) ## run the tests that take longer
@@ -58,6 +59,9 @@ lint: $(ENV) ## check style and types
 
 bench: $(ENV) ## time ours against plain versions, in eight minutes: docs/performance.md
 	$(PY) -m benchmarks.bench device=$(device)
+
+bench-play: $(ENV) ## measure the browser player, in 15 minutes: benchmarks/play.json
+	$(PY) -m benchmarks.play
 
 tensorboard: $(ENV) ## show the training runs in the browser
 	$(PY) -m tensorboard.main --logdir runs

@@ -1,75 +1,25 @@
-"""Roll a learned world out: ``python play.py [ckpt=PATH] [actions=0,1,1,2] …``."""
+"""Play a learned world: ``python play.py [mode=browser|terminal|rollout] [ckpt=PATH] …``."""
 
-import json
 import re
 import sys
-from pathlib import Path
 
-import numpy as np
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 
-from tinyworlds.checkpoints import newest
 from tinyworlds.command import command
-from tinyworlds.data.settings import check_imagining, check_whole
-from tinyworlds.media import replacing, save_gif, save_mp4, save_png
-from tinyworlds.play import rollout
-from tinyworlds.pretrained import beside
-from tinyworlds.world import World
+from tinyworlds.play import browser, headless, terminal
+
+MODES = {"browser": browser.play, "terminal": terminal.play, "rollout": headless.play}
 
 
 @command("play")
 def main(config: DictConfig) -> None:
-    """Write rollout.mp4, .gif and .png, actions.gif and .png, and next_frame.json."""
-    check_whole("frames", config.frames, at_least=1)
-    check_whole("horizon", config.horizon, at_least=1)
-    check_imagining(clips=config.clips, seed=config.seed, steps=config.steps, temperature=config.temperature)
-    ckpt = config.ckpt or newest(config.runs_dir, config.dataset, "dynamics")
-    world = World.load(
-        ckpt,
-        horizon=config.horizon,
-        seed=config.seed,
-        steps=config.steps,
-        temperature=config.temperature,
-        device=config.device,
-    )
-    if config.compile:
-        world.dynamics.compile_parts()
-    print(f"world: {ckpt} · {world.n_actions} actions · sees {world.context_length} frames", flush=True)
-    out = Path(config.out or beside(ckpt, "play", runs_dir=config.runs_dir))
-    data = rollout.held_out(world, store=config.store)
-    prompt = config.prompt or world.context_length
-    check_whole("prompt", prompt, at_least=1)
-    fps = data.fps or rollout.FPS
-
-    clip = data.held_out_clips(count=1, length=prompt + config.frames, seed=config.seed)[0]
-    wanted = list(config.actions) if isinstance(config.actions, ListConfig) else config.actions
-    actions = rollout.choose_actions(world, clip, prompt=prompt, wanted=wanted, seed=config.seed)
-    write_films(out, world, clip, actions, prompt=prompt, fps=fps)
-
-    clips = data.held_out_clips(count=config.clips, length=world.context_length, seed=config.seed)
-    quality = rollout.next_frame_quality(world, clips)
-    with replacing(out / "next_frame.json") as unfinished:
-        unfinished.write_text(json.dumps(quality, indent=2) + "\n")
-    print(
-        f"next frame of {config.clips} held-out clips: {quality['psnr']:.2f} dB, "
-        f"repeating the last one {quality['copy_psnr']:.2f} dB; on what moves "
-        f"{quality['psnr_moving']:.2f} and {quality['copy_psnr_moving']:.2f} dB"
-    )
-    print(f"wrote {', '.join(sorted(path.name for path in out.iterdir()))} to {out}")
-
-
-def write_films(out: Path, world: World, clip: np.ndarray, actions: np.ndarray, *, prompt: int, fps: float) -> None:
-    """What the world makes of the first frames of a clip: under `actions` beside the truth, and under each action."""
-    imagined = rollout.imagine(world, clip, actions, prompt=prompt)
-    film = rollout.side_by_side(clip, imagined)
-    save_mp4(out / "rollout.mp4", film, fps)
-    save_gif(out / "rollout.gif", film, fps)
-    save_png(out / "rollout.png", rollout.strip(clip, imagined, prompt=prompt))
-
-    films = rollout.each_action(world, clip[:prompt], steps=len(clip) - prompt)
-    labels = rollout.action_labels([None] * world.n_actions)
-    save_gif(out / "actions.gif", rollout.actions_film(films, columns=labels), fps)
-    save_png(out / "actions.png", rollout.actions_strip(films, rows=labels))
+    """Open the world and play it as `mode` says; a recording is played again whatever the mode."""
+    if config.mode not in MODES:
+        raise ValueError(f"mode={config.mode} is none of {', '.join(MODES)}")
+    replayed = headless.is_recording(config.actions)
+    if config.mode != "rollout" and config.actions != "inferred" and not replayed:
+        raise ValueError(f"actions={config.actions} is for mode=rollout; in mode={config.mode} they are yours")
+    MODES["rollout" if replayed else config.mode](config)
 
 
 if __name__ == "__main__":

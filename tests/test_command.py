@@ -83,7 +83,7 @@ def test_a_players_mistake_is_named_without_a_traceback(
     checkpoint = {"state_dict": dynamics.state_dict(), "hyper_parameters": dict(dynamics.hparams), "stage": "dynamics"}
     torch.save(checkpoint, tmp_path / "world.ckpt")
     with pytest.raises(SystemExit) as ended:
-        entry_point("play.py", "ckpt=world.ckpt", "frames=4", "clips=2", argument)
+        entry_point("play.py", "mode=rollout", "ckpt=world.ckpt", "frames=4", "clips=2", argument)
     assert ended.value.code == 1
     said = capfd.readouterr().err
     assert said.startswith("error: ")

@@ -12,7 +12,7 @@ import torch
 from tinyworlds import World, probe
 from tinyworlds.evaluate import evaluate, main
 from tinyworlds.models import Dynamics
-from tinyworlds.play import rollout
+from tinyworlds.scenes import held_out
 
 from .square import NAMES, record
 
@@ -173,6 +173,6 @@ def test_a_mistake_is_named_without_a_traceback(measure, tmp_path, capfd, argume
 
 def test_a_world_of_random_weights_controls_nothing(saved):
     world = World.load(saved)
-    scores = evaluate(world, rollout.held_out(world, store=None), clips=16, seed=0).scores.values
+    scores = evaluate(world, held_out(world.dynamics, store=None), clips=16, seed=0).scores.values
     assert scores["obedience.accuracy"] - scores["obedience.chance"] < 0.15
     assert scores["prediction.psnr_1"] < scores["prediction.copy_psnr_1"]

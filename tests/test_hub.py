@@ -107,7 +107,7 @@ def test_a_shared_world_can_be_played_from_the_hub_or_from_a_folder(hub, run, dy
         (Path("mine").absolute(), Path("mine/play").absolute()),
         ("hf://me/world", "runs/hub/me/world/play"),
     ):
-        entry_point("play.py", f"ckpt={ckpt}", f"store={frames}", "frames=3", "clips=2")
+        entry_point("play.py", "mode=rollout", f"ckpt={ckpt}", f"store={frames}", "frames=3", "clips=2")
         films.append(Path(out, "rollout.gif").read_bytes())
     assert films[0] == films[1]
 

@@ -269,7 +269,7 @@ def test_the_command_makes_a_world_that_plays(interop, entry_point, noise, capsy
     written = ["dynamics_step_0", "latent_actions_step_0", "video_tokenizer_step_0"]
     assert sorted(path.name for path in Path("public").iterdir()) == [*written[:2], "mine", written[2]]
     assert f"wrote {', '.join(written)} to public" in capsys.readouterr().out
-    entry_point("play.py", "ckpt=world.ckpt", f"store={noise}", "frames=2", "clips=2", "out=play")
+    entry_point("play.py", "mode=rollout", "ckpt=world.ckpt", f"store={noise}", "frames=2", "clips=2", "out=play")
     assert Path("play/rollout.png").is_file()
     assert "8 actions" in capsys.readouterr().out
     worlds = [World.load("world.ckpt"), World.load("world"), World(convert(**FILES))]
@@ -283,7 +283,7 @@ def test_the_command_makes_a_world_that_plays(interop, entry_point, noise, capsy
 def test_without_frames_to_play_on_the_option_is_named(interop, entry_point, capsys):
     interop(*options(FILES), "out=world.ckpt")
     with pytest.raises(SystemExit):
-        entry_point("play.py", "ckpt=world.ckpt")
+        entry_point("play.py", "mode=rollout", "ckpt=world.ckpt")
     assert "give frames of its game with store=PATH" in capsys.readouterr().err
 
 

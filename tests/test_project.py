@@ -84,19 +84,19 @@ def test_help_is_the_default_and_names_every_target():
 
 
 @pytest.mark.parametrize(
-    "target", ["data", "world", "play", "evaluate", "test", "test-slow", "lint", "bench", "tensorboard"]
+    "target", ["data", "world", "play", "evaluate", "test", "test-slow", "lint", "bench", "bench-play", "tensorboard"]
 )
 def test_every_target_brings_its_own_environment(bare: Path, target):
     recipe = make("-n", target, folder=bare).stdout
     assert "-m venv --clear .venv" in recipe
-    assert recipe.index("torch==") < recipe.index("-e '.[games,dev]'") < recipe.rindex(".venv/bin/python ")
+    assert recipe.index("torch==") < recipe.index("-e '.[games,play,dev]'") < recipe.rindex(".venv/bin/python ")
 
 
 @pytest.mark.parametrize(("game", "data"), [("pong", "atari_pong"), ("vizdoom", "vizdoom"), ("sonic", "sonic")])
 def test_game_chooses_the_data(bare: Path, game, data):
     recipe = make("-n", "world", f"GAME={game}", folder=bare).stdout
     assert f"train.py data={data}\n" in recipe
-    assert f"play.py dataset={data}\n" in recipe
+    assert f"play.py mode=rollout dataset={data}\n" in recipe
     if game == "pong":
         assert make("-n", "world", folder=bare).stdout == recipe
 

@@ -71,7 +71,7 @@ def test_the_three_stages_leave_a_world_and_what_was_seen_of_them(trained, entry
         alone = load_stage(runs[kind.name] / "best.ckpt", kind).state_dict()
         assert all(torch.equal(value, alone[name]) for name, value in part.state_dict().items())
 
-    entry_point("play.py", "dataset=video", "frames=5", "clips=3", "prompt=2", "actions=[0,1,2]")
+    entry_point("play.py", "mode=rollout", "dataset=video", "frames=5", "clips=3", "prompt=2", "actions=[0,1,2]")
     wrote = {path.name for path in (runs["dynamics"] / "play").iterdir()}
     assert wrote == {
         "rollout.mp4",
@@ -157,7 +157,7 @@ def test_compile_compiles_what_is_trained_and_played(trained, entry_point, monke
     monkeypatch.delenv("CXX", raising=False)
     for call in (
         lambda: trained("stage=video_tokenizer", "compile=true"),
-        lambda: entry_point("play.py", "dataset=video", "compile=true"),
+        lambda: entry_point("play.py", "mode=rollout", "dataset=video", "compile=true"),
     ):
         with pytest.raises(SystemExit):
             call()
@@ -212,7 +212,10 @@ def test_pong_is_recorded_learned_and_played(tmp_path):
         "validations=1",
         "trainer.limit_val_batches=2",
     ]
-    for script, *options in (("train.py", *short, "data.batch_size=8"), ("play.py", "clips=8", "frames=6")):
+    for script, *options in (
+        ("train.py", *short, "data.batch_size=8"),
+        ("play.py", "mode=rollout", "clips=8", "frames=6"),
+    ):
         command = [sys.executable, str(CONF.parent / script), *options]
         subprocess.run(command, cwd=tmp_path, check=True, timeout=600, env={**os.environ, "OMP_NUM_THREADS": "2"})
     quality = json.loads(next(tmp_path.glob("runs/atari_pong/dynamics/*/play/next_frame.json")).read_text())

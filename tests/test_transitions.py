@@ -9,7 +9,7 @@ from tinyworlds.data.clips import normalize
 from tinyworlds.data.datamodules import ClipDataModule
 from tinyworlds.metrics import moving, psnr
 from tinyworlds.models import Dynamics
-from tinyworlds.play import rollout
+from tinyworlds.scenes import held_out
 from tinyworlds.transitions import held_out_transitions
 
 from .square import record
@@ -23,7 +23,7 @@ def world(dynamics: Dynamics, tmp_path: Path) -> World:
 
 @pytest.fixture
 def data(world: World) -> ClipDataModule:
-    return rollout.held_out(world, store=None)
+    return held_out(world.dynamics, store=None)
 
 
 @pytest.mark.parametrize("batch", [1, 4, 99])

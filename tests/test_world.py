@@ -50,7 +50,7 @@ def test_only_the_window_is_seen_and_tokens_are_kept(dynamics, prompts):
     """The tokens of a long game are those of one that begins from its last imagined tokens."""
     world = World(dynamics, temperature=0.0)
     play(world, prompts[0], [0, 1, 2, 3])
-    tokens, actions = world._tokens, world._actions
+    tokens, actions = world._seen
     assert tokens.shape[1] == world.context_length
     following = dynamics.predict(
         tokens[:, -3:],
@@ -59,8 +59,8 @@ def test_only_the_window_is_seen_and_tokens_are_kept(dynamics, prompts):
         decoding=world.decoding,
     )
     world.step(1)
-    assert torch.equal(world._tokens[:, -1:], following)
-    assert torch.equal(world._tokens[:, :-1], tokens[:, 1:])
+    assert torch.equal(world._seen.tokens[:, -1:], following)
+    assert torch.equal(world._seen.tokens[:, :-1], tokens[:, 1:])
 
 
 @pytest.mark.parametrize("horizon", [2, 3])

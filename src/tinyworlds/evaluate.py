@@ -24,6 +24,7 @@ from tinyworlds.prediction import CONTROL_STEP, STEPS, Foretelling
 from tinyworlds.pretrained import METRICS, beside
 from tinyworlds.probe import Probe, cached_probe
 from tinyworlds.report import Evaluation, Scores, text_table, write_report
+from tinyworlds.scenes import held_out
 from tinyworlds.transitions import Transitions, held_out_transitions
 from tinyworlds.world import World
 
@@ -36,7 +37,7 @@ def main(config: DictConfig) -> None:
     check_imagining(clips=config.clips, seed=config.seed, steps=config.steps, temperature=config.temperature)
     ckpt = config.ckpt or newest(config.runs_dir, config.dataset, "dynamics")
     world = World.load(ckpt, seed=config.seed, steps=config.steps, temperature=config.temperature, device=config.device)
-    data = rollout.held_out(world, store=config.store)
+    data = held_out(world.dynamics, store=config.store)
     out = Path(config.out or beside(ckpt, "evaluation", runs_dir=config.runs_dir))
     print(f"world: {ckpt} · {world.n_actions} actions · held-out frames of {data.path}", flush=True)
     seconds, lacking = training_seconds(world.folder or out)

@@ -18,6 +18,7 @@ from tinyworlds.data.store import FrameStore
 from tinyworlds.interop import convert
 from tinyworlds.pretrained import CARD, CONFIG, METRICS, PREVIEW, WEIGHTS, address, fetch_world, split_address
 from tinyworlds.repository import check_repo, fetch, files
+from tinyworlds.scenes import SCENES
 from tinyworlds.world import World
 
 PUBLIC_WORLDS = "AlmondGod/tinyworlds-models"
@@ -54,7 +55,8 @@ def download(config: DictConfig) -> None:
         where: str | Path = convert_public(config.world, Path(config.dir or f"worlds/{config.world}"))
     else:
         where = download_world(config.world, config.dir)
-    print(f"play it: python play.py ckpt={where} store=FRAMES.h5")
+    scenes = "" if (World.load(where).folder or Path()).joinpath(SCENES).is_file() else " store=FRAMES.h5"
+    print(f"play it: python play.py ckpt={where}{scenes}")
 
 
 def upload(config: DictConfig) -> None:
@@ -98,11 +100,11 @@ def download_world(name: str, folder: str | None) -> str | Path:
     World.load(cached)
     if folder is None:
         return address(repo, revision)
-    for extra in (CARD, METRICS, PREVIEW):
+    for extra in (CARD, PREVIEW):
         with contextlib.suppress(FileNotFoundError):  # not every world has all
             fetch(repo, extra, kind="model", revision=cached.name, place=f"in {folder}")
     Path(folder).mkdir(parents=True, exist_ok=True)
-    for file in (CARD, METRICS, PREVIEW, WEIGHTS, CONFIG):
+    for file in (CARD, METRICS, PREVIEW, SCENES, WEIGHTS, CONFIG):
         if (cached / file).is_file():
             shutil.copyfile(cached / file, Path(folder, file))
     return Path(folder)

@@ -1,8 +1,9 @@
 """MaskGIT (Chang et al., arXiv 2202.04200): which tokens training hides, and decoding by unmasking in steps."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from einops import rearrange
@@ -64,23 +65,41 @@ Predict = Callable[[Int64[Tensor, "B N P"], Bool[Tensor, "B N P"]], Float[Tensor
 """Tokens of the frames being decoded, and which of them are hidden still, to logits."""
 
 
+Noise = torch.Generator | Sequence[torch.Generator] | None
+"""What sampling draws from: one generator for a whole batch, or one for each of its B, whoever else is in it."""
+
+
+class Guess(NamedTuple):
+    """What a decoding step leaves: tokens, of which the `hidden` ones are its guesses that it did not keep.
+
+    `confidence` of a token is the probability that it had when it was last guessed; `logits` are those of this step.
+    """
+
+    tokens: Int64[Tensor, "B N P"]
+    hidden: Bool[Tensor, "B N P"]
+    confidence: Float[Tensor, "B N P"]
+    logits: Float[Tensor, "B N P V"]
+
+
 def decode(
     predict: Predict,
     shape: tuple[int, int, int],
     *,
     decoding: Decoding,
-    generator: torch.Generator | None = None,
+    generator: Noise = None,
     device: torch.device | None = None,
+    watch: Callable[[Guess], None] | None = None,
 ) -> Int64[Tensor, "B N P"]:
     """Decode B times N fully hidden frames of P tokens.
 
     Each step samples every hidden token and keeps those it is surest of, as many as `reveal_counts` says,
-    chosen among all N frames at once. Every token is revealed exactly once.
+    chosen among all N frames at once. Every token is revealed exactly once. `watch` is told after each step.
     """
     batch, horizon, patches = shape
     total = horizon * patches
     tokens = torch.zeros(batch, total, dtype=torch.int64, device=device)
     hidden = torch.ones(batch, total, dtype=torch.bool, device=device)
+    believed = torch.zeros(batch, total, device=device)
     for count in reveal_counts(total, steps=decoding.steps, schedule=decoding.schedule):
         logits = predict(
             rearrange(tokens, "b (h p) -> b h p", h=horizon), rearrange(hidden, "b (h p) -> b h p", h=horizon)
@@ -88,23 +107,38 @@ def decode(
         sampled, confidence = sample(
             rearrange(logits, "b h p v -> b (h p) v"), temperature=decoding.temperature, generator=generator
         )
+        if watch is not None:
+            believed = torch.where(hidden, confidence, believed)
         surest = confidence.masked_fill(~hidden, -1).topk(count, dim=-1).indices
         tokens.scatter_(1, surest, sampled.gather(1, surest))
         hidden.scatter_(1, surest, False)
+        if watch is not None:
+            guess = (torch.where(hidden, sampled, tokens), hidden.clone(), believed)
+            seen, unkept, sure = (rearrange(part, "b (h p) -> b h p", h=horizon) for part in guess)
+            watch(Guess(seen, unkept, sure, logits))
     return rearrange(tokens, "b (h p) -> b h p", h=horizon)
 
 
 def sample(
-    logits: Float[Tensor, "B K V"], *, temperature: float, generator: torch.Generator | None
+    logits: Float[Tensor, "B K V"], *, temperature: float, generator: Noise
 ) -> tuple[Int64[Tensor, "B K"], Float[Tensor, "B K"]]:
     """A token for each position, and the probability it had; at temperature 0 the likeliest one."""
+    probabilities = distribution(logits, temperature=temperature)
     if temperature == 0:
-        confidence, tokens = logits.softmax(-1).max(-1)
+        confidence, tokens = probabilities.max(-1)
         return tokens, confidence
-    probabilities = (logits / temperature).softmax(-1)
-    flat = torch.multinomial(rearrange(probabilities, "b k v -> (b k) v"), 1, generator=generator)
-    tokens = rearrange(flat, "(b k) 1 -> b k", b=logits.shape[0])
+    if isinstance(generator, Sequence):
+        rows = [torch.multinomial(row, 1, generator=own) for row, own in zip(probabilities, generator, strict=True)]
+        tokens = torch.stack(rows).squeeze(-1)
+    else:
+        flat = torch.multinomial(rearrange(probabilities, "b k v -> (b k) v"), 1, generator=generator)
+        tokens = rearrange(flat, "(b k) 1 -> b k", b=logits.shape[0])
     return tokens, probabilities.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+
+
+def distribution(logits: Float[Tensor, "*batch V"], *, temperature: float) -> Float[Tensor, "*batch V"]:
+    """The probability of each token of the vocabulary; at temperature 0 as at 1, the likeliest being taken anyway."""
+    return (logits / (temperature or 1)).softmax(-1)
 
 
 def anchored_mask(

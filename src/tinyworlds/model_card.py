@@ -18,6 +18,7 @@ def world_card(
     *,
     metrics: Mapping[str, Any] | None,
     preview: str | None,
+    scenes: bool,
     command: str | None,
     repo: str,
     license: str,
@@ -25,7 +26,8 @@ def world_card(
     """Markdown with the Hub's metadata in front.
 
     `metrics` are those of the evaluation, `preview` the name of a film in the repository, `command` the one
-    that trained the world; each None where there is none. `license` is one of the Hub's names for licences.
+    that trained the world; each None where there is none. `scenes`: whether frames to
+    begin from come along. `license` is one of the Hub's names for licences.
     """
     about = ModelCardData(
         license=license,
@@ -34,7 +36,7 @@ def world_card(
         model_name=repo.rpartition("/")[2],
     )
     parts = [f"---\n{about.to_yaml()}\n---\n", f"# {repo.rpartition('/')[2]}\n", *_introduction(dynamics, preview)]
-    parts += ["## Play\n", f"```sh\n{_play(repo)}\n```\n", "```python\n" + _python(repo) + "\n```\n"]
+    parts += ["## Play\n", f"```sh\n{_play(repo, scenes)}\n```\n", "```python\n" + _python(repo) + "\n```\n"]
     parts += ["## Actions\n", *_actions(dynamics, metrics)]
     parts += ["## Evaluation\n", *_evaluation(metrics)]
     parts += ["## Training\n", shell(command) or "The command was not kept.\n"]
@@ -59,8 +61,8 @@ def _introduction(dynamics: Dynamics, preview: str | None) -> Iterator[str]:
     )
 
 
-def _play(repo: str) -> str:
-    return f"python play.py ckpt=hf://{repo} store=FRAMES.h5"
+def _play(repo: str, scenes: bool) -> str:
+    return f"python play.py ckpt=hf://{repo}" + ("" if scenes else " store=FRAMES.h5")
 
 
 def _python(repo: str) -> str:

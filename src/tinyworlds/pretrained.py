@@ -5,8 +5,10 @@ config.json        {"format": 1, "hyper_parameters": …, "command": how it was 
 README.md          the model card
 metrics.json       what the evaluation found, where it was evaluated
 preview.gif        what each action does, where that was drawn
+scenes.png         held-out frames to begin from, where they were at hand
 """
 
+import contextlib
 import json
 import re
 import shlex
@@ -19,6 +21,7 @@ from huggingface_hub import constants
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from tinyworlds import scenes
 from tinyworlds.checkpoints import RESULT, load_stage
 from tinyworlds.json_files import read_object
 from tinyworlds.media import replacing
@@ -26,6 +29,7 @@ from tinyworlds.model_card import world_card
 from tinyworlds.models import Dynamics
 from tinyworlds.models.description import check_tensors, describe, walk
 from tinyworlds.repository import check_repo, fetch, upload
+from tinyworlds.scenes import SCENES
 from tinyworlds.torch_files import first_line
 
 FORMAT = 1
@@ -100,6 +104,8 @@ def address(repo: str, revision: str | None) -> str:
 def fetch_world(repo: str, *, revision: str | None = None) -> Path:
     """The folder in the Hub's cache that has the config and the weights of a world, both of one commit.
 
+    Figures and scenes come along where there are some.
+
     Raises:
         FileNotFoundError: they cannot be had.
         ValueError: what comes is not what the Hub promised.
@@ -107,6 +113,9 @@ def fetch_world(repo: str, *, revision: str | None = None) -> Path:
     place = f"with {CONFIG} and {WEIGHTS} of that page in a folder, which is then opened as ckpt=FOLDER"
     folder = fetch(repo, CONFIG, kind="model", revision=revision, place=place).parent
     fetch(repo, WEIGHTS, kind="model", revision=folder.name, place=place)
+    for extra in (METRICS, SCENES):
+        with contextlib.suppress(FileNotFoundError):  # not every world has them
+            fetch(repo, extra, kind="model", revision=folder.name, place=place)
     return folder
 
 
@@ -118,7 +127,7 @@ def save(
     Raises:
         ValueError: such a file is there already, and not to be overwritten.
     """
-    there = [folder / name for name in (WEIGHTS, CONFIG, CARD, METRICS, PREVIEW) if (folder / name).exists()]
+    there = [folder / name for name in (WEIGHTS, CONFIG, CARD, METRICS, PREVIEW, SCENES) if (folder / name).exists()]
     if there and not overwrite:
         raise ValueError(f"{there[0]} is there already: move it away, or choose another folder")
     command = _command(known)
@@ -126,11 +135,12 @@ def save(
     metrics = _first(known, f"evaluation/{METRICS}", METRICS)
     figures = None if metrics is None else read_object(metrics, "result of an evaluation")
     preview = _preview(known)
-    companions = {METRICS: metrics and metrics.read_bytes(), PREVIEW: preview}
+    companions = {METRICS: metrics and metrics.read_bytes(), PREVIEW: preview, SCENES: _scenes(dynamics, known)}
     card = world_card(
         dynamics,
         metrics=figures,
         preview=PREVIEW if preview else None,
+        scenes=companions[SCENES] is not None,
         command=command,
         repo=repo,
         license=license,
@@ -275,3 +285,15 @@ def _preview(known: Path | None) -> bytes | None:
     if not film.startswith(b"GIF8") or len(film) > MAX_PREVIEW_BYTES:
         raise ValueError(f"{path} is no GIF of at most {MAX_PREVIEW_BYTES} bytes: remove it")
     return film
+
+
+def _scenes(dynamics: Dynamics, known: Path | None) -> bytes | None:
+    """Frames to begin from, as they are or out of the store that the world was trained on, where there are some."""
+    path = _first(known, SCENES)
+    try:
+        found = scenes.find(dynamics, store=None, folder=None if path is None else path.parent)
+    except (FileNotFoundError, ValueError):  # no store, or now another one of that name
+        if path is not None:
+            raise
+        return None
+    return scenes.png_bytes(found)

@@ -13,6 +13,7 @@ from torch import Tensor
 from tinyworlds import pretrained
 from tinyworlds.data.clips import normalize
 from tinyworlds.data.settings import check_device
+from tinyworlds.data.token_cache import ClipTokens
 from tinyworlds.devices import allow_tf32
 from tinyworlds.maskgit import Decoding
 from tinyworlds.models import Dynamics
@@ -61,8 +62,7 @@ class World:
             schedule=own.schedule,
             temperature=own.temperature if temperature is None else temperature,
         )
-        self._tokens: Tensor | None = None
-        self._actions: Tensor | None = None
+        self._seen: ClipTokens | None = None
 
     @classmethod
     def load(
@@ -157,8 +157,8 @@ class World:
         self._generator = torch.Generator(self.dynamics.device).manual_seed(self.seed if seed is None else seed)
         clips = torch.from_numpy(np.ascontiguousarray(frames if self._batched else frames[None]))
         seen = normalize(clips[:, -self.context_length :].to(self.dynamics.device))
-        self._tokens, self._actions = self.dynamics.tokenize(seen)
-        return self._observe(self._tokens, 1)[..., 0, :, :, :]
+        self._seen = self.dynamics.tokenize(seen)
+        return self._observe(self._seen.tokens, 1)[..., 0, :, :, :]
 
     @torch.inference_mode()
     def step(self, action: ArrayLike) -> UInt8[np.ndarray, "*batch H W 3"]:
@@ -170,16 +170,11 @@ class World:
         Raises:
             ValueError: no such action, or no `reset` before.
         """
-        if self._tokens is None or self._actions is None:
+        if self._seen is None:
             raise ValueError("World.step needs a World.reset(frames) before it")
-        actions = torch.cat([self._actions, self._check(action)], dim=1)
-        following = self.dynamics.predict(
-            self._tokens, actions, horizon=self.horizon, decoding=self.decoding, generator=self._generator
-        )
-        tokens = torch.cat([self._tokens, following], dim=1)
-        self._tokens = tokens[:, -self.context_length :]
-        self._actions = actions[:, -(self._tokens.shape[1] - 1) :]
-        frames = self._observe(self._tokens, self.horizon)
+        actions = self._check(action, len(self._seen.tokens))
+        self._seen = self.dynamics.advance(self._seen, actions, decoding=self.decoding, generator=self._generator)
+        frames = self._observe(self._seen.tokens, self.horizon)
         return frames if self.horizon > 1 else frames[..., 0, :, :, :]
 
     @torch.inference_mode()
@@ -200,9 +195,8 @@ class World:
         inferred = torch.cat(read, dim=1).cpu().numpy()
         return inferred if frames.ndim == 5 else inferred[0]
 
-    def _check(self, action: ArrayLike) -> Int64[Tensor, "B h"]:
-        assert self._tokens is not None
-        batch, given = self._tokens.shape[0], np.asarray(action)
+    def _check(self, action: ArrayLike, batch: int) -> Int64[Tensor, "B h"]:
+        given = np.asarray(action)
         if self._batched and given.ndim == 1:
             given = given[:, None]
         if given.dtype.kind not in "iu" or ((given < 0) | (given >= self.n_actions)).any():

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,40 +68,18 @@ class Extraction:
         """
         settings = self.settings(video)
         height, width = frame_size(self.size)
-        try:
-            with self._open(video) as container:
-                stream = container.streams.video[0]
-                stream.thread_type = "AUTO"
-                fps = self.fps or (float(stream.average_rate) if stream.average_rate else None)
-                options: dict[str, Any] = {"source": video.name, "fps": fps, "settings": settings}
-                with StoreWriter(path, height=height, width=width, **options) as writer:
-                    frames = self._frames(container, stream)
-                    for frame in track(frames, total=self._expected(container, fps), label=f"extracting {video.name}"):
-                        writer.append(frame[None])
-                    if writer.num_frames == 0:
-                        raise ValueError(f"{video} has no frame between start={self.start} and end={self.end}")
-                return writer.num_frames
-        except av.error.FFmpegError as error:
-            raise ValueError(f"{video} cannot be read as a video: {error.strerror}") from None
-
-    @staticmethod
-    def _open(video: Path) -> InputContainer:
-        """The video, open, unless it is something else."""
-        # An absolute name cannot be taken for an address.
-        limits = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
-        try:
-            container = av.open(str(video.resolve()), options=limits)
-        except av.error.ArgumentError:
-            raise ValueError(f"{video} cannot be read as a video: it is of no format that films have") from None
-        if not container.streams.video:
-            raise ValueError(f"{video} has no video in it")
-        stream = container.streams.video[0]
-        if stream.codec_context is None:
-            raise ValueError(f"{video} cannot be read as a video: it is in no form that FFmpeg knows")
-        if stream.width * stream.height > MAX_PIXELS:
-            raise ValueError(f"{video} is of {stream.height}x{stream.width} pixels, more than {MAX_PIXELS}")
-        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-        return container
+        with open_video(video) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            fps = self.fps or (float(stream.average_rate) if stream.average_rate else None)
+            options: dict[str, Any] = {"source": video.name, "fps": fps, "settings": settings}
+            with StoreWriter(path, height=height, width=width, **options) as writer:
+                frames = self._frames(container, stream)
+                for frame in track(frames, total=self._expected(container, fps), label=f"extracting {video.name}"):
+                    writer.append(frame[None])
+                if writer.num_frames == 0:
+                    raise ValueError(f"{video} has no frame between start={self.start} and end={self.end}")
+            return writer.num_frames
 
     def _expected(self, container: Any, fps: float | None) -> int | None:
         """About how many frames there will be, where the file says how long it is."""
@@ -144,6 +123,32 @@ class Extraction:
             graph.add_buffer(template=stream), *(graph.add(*step) for step in chain), graph.add("buffersink")
         ).configure()
         return graph
+
+
+@contextmanager
+def open_video(video: Path) -> Iterator[InputContainer]:
+    """The video, open, unless it is something else.
+
+    Raises:
+        ValueError: it is no film, or one that cannot be read, then or while it is open.
+    """
+    # An absolute name cannot be taken for an address.
+    limits = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+    try:
+        with av.open(str(video.resolve()), options=limits) as container:
+            if not container.streams.video:
+                raise ValueError(f"{video} has no video in it")
+            stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise ValueError(f"{video} cannot be read as a video: it is in no form that FFmpeg knows")
+            if stream.width * stream.height > MAX_PIXELS:
+                raise ValueError(f"{video} is of {stream.height}x{stream.width} pixels, more than {MAX_PIXELS}")
+            stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+            yield container
+    except av.error.ArgumentError:
+        raise ValueError(f"{video} cannot be read as a video: it is of no format that films have") from None
+    except av.error.FFmpegError as error:
+        raise ValueError(f"{video} cannot be read as a video: {error.strerror}") from None
 
 
 def pulled(graph: Graph) -> Iterator[UInt8[np.ndarray, "H W 3"]]:

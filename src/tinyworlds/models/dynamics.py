@@ -1,6 +1,6 @@
 """Dynamics: from the tokens of the frames so far and an action to the tokens of the next frame."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tinyworlds.data.settings import check_types, check_whole
 from tinyworlds.data.token_cache import ClipTokens
-from tinyworlds.maskgit import Decoding, anchored_mask, decode, frame_mask, replace_some
+from tinyworlds.maskgit import Decoding, Guess, Noise, anchored_mask, decode, frame_mask, replace_some
 from tinyworlds.media import grid
 from tinyworlds.models.action_tokenizer import ActionTokenizer
 from tinyworlds.models.stage import METRIC, Stage, as_pictures, validation_psnr
@@ -166,7 +166,8 @@ class Dynamics(Stage):
         *,
         horizon: int,
         decoding: Decoding,
-        generator: torch.Generator | None = None,
+        generator: Noise = None,
+        watch: Callable[[Guess], None] | None = None,
     ) -> Int64[Tensor, "B N P"]:
         """The tokens of the next `horizon` frames, decoded together, of which the last actions lead to each.
 
@@ -188,7 +189,25 @@ class Dynamics(Stage):
             return self.to_logits(self(guessed, hidden, following, past=past))
 
         shape = (tokens.shape[0], horizon, tokens.shape[2])
-        return decode(logits, shape, decoding=decoding, generator=generator, device=tokens.device)
+        return decode(logits, shape, decoding=decoding, generator=generator, device=tokens.device, watch=watch)
+
+    def advance(
+        self,
+        seen: ClipTokens,
+        actions: Int64[Tensor, "B h"],
+        *,
+        decoding: Decoding,
+        generator: Noise = None,
+        watch: Callable[[Guess], None] | None = None,
+    ) -> ClipTokens:
+        """What is seen, at most `context_length` frames, once the `actions` have led to h more (see `predict`)."""
+        taken = torch.cat([seen.actions, actions], dim=1)
+        horizon = actions.shape[1]
+        following = self.predict(
+            seen.tokens, taken, horizon=horizon, decoding=decoding, generator=generator, watch=watch
+        )
+        tokens = torch.cat([seen.tokens, following], dim=1)[:, -self.context_length :]
+        return ClipTokens(tokens, taken[:, -(tokens.shape[1] - 1) :])
 
     def _masked_loss(
         self,

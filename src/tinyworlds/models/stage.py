@@ -98,7 +98,14 @@ class Stage(L.LightningModule, ABC):
 
     def digest(self) -> str:
         """SHA-256 of the hyperparameters and weights: of two stages that differ, it differs."""
-        hashed = hashlib.sha256(json.dumps(dict(self.hparams), sort_keys=True).encode())
+        return self._digest(json.dumps(dict(self.hparams), sort_keys=True))
+
+    def weights_digest(self) -> str:
+        """SHA-256 of the weights alone, which stay the same where a world is shared."""
+        return self._digest("")
+
+    def _digest(self, about: str) -> str:
+        hashed = hashlib.sha256(about.encode())
         for name, value in self.state_dict().items():
             hashed.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             hashed.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

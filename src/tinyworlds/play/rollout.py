@@ -9,7 +9,6 @@ from einops import rearrange
 from jaxtyping import Int64, UInt8
 
 from tinyworlds.data.clips import normalize
-from tinyworlds.data.datamodules import ClipDataModule
 from tinyworlds.media import grid
 from tinyworlds.metrics import frame_quality
 from tinyworlds.progress import track
@@ -23,35 +22,6 @@ SHOWN = 12
 """At most so many frames in a strip."""
 BATCH = 16
 """Clips scored at once."""
-
-
-def held_out(world: World, *, store: str | None) -> ClipDataModule:
-    """The held-out frames of the store that the world was trained on, or of another `store` of the same game.
-
-    Raises:
-        FileNotFoundError: the store is not there.
-        ValueError: its frames have another size.
-    """
-    dataset = world.dynamics.dataset
-    data = ClipDataModule(
-        name=dataset["name"],
-        path=store or dataset["path"],
-        clip_length=1,
-        clip_stride=1,
-        batch_size=1,
-        num_workers=0,
-        cache_tokens=False,
-        val_fraction=dataset["val_fraction"],
-        seed=0,
-    )
-    if not data.path.is_file():
-        raise FileNotFoundError(
-            f"the frames of this world are not at {data.path}: give frames of its game with store=PATH"
-        )
-    data.setup()
-    if data.frame_size != world.frame_size:
-        raise ValueError(f"{data.path} has frames of {data.frame_size}, this world makes {world.frame_size}")
-    return data
 
 
 def choose_actions(
