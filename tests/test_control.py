@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from tinyworlds.control import (
     action_scores,
     best_map,
+    clear,
     control_score,
     count_pairs,
     in_use,
@@ -153,3 +154,7 @@ def test_actions_count_alike_however_often_their_codes_are_used():
 def test_codes_of_one_action_count_by_their_use():
     table = readings(np.array([0, 0]), np.array([0, 1]), n_actions=2, weights=np.array([3.0, 1.0]))
     assert table.tolist() == [[0.75, 0.25], [0, 0]]
+
+
+def test_a_code_is_clear_where_one_action_takes_half_of_it():
+    assert clear(np.array([[5, 3, 2], [4, 3, 3], [0, 7, 0], [0, 0, 0]])).tolist() == [True, False, True, True]

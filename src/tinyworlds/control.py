@@ -29,6 +29,11 @@ def best_map(table: Int64[np.ndarray, "codes actions"]) -> Int64[np.ndarray, " c
     return np.where(table.any(1), table.argmax(1), table.sum(0).argmax())
 
 
+def clear(table: Int64[np.ndarray, "codes actions"]) -> Bool[np.ndarray, " codes"]:
+    """Which codes went with one true action in at least half of the cases: those that it can be a name for."""
+    return 2 * table.max(1) >= table.sum(1)
+
+
 def split_halves(episodes: Int64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
     """Every other episode; of a single one, the second half of it."""
     order = np.unique(episodes, return_inverse=True)[1]

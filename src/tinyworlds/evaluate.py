@@ -152,7 +152,8 @@ def _put_actions(
     scores.put("actions", {"control_score": score}, otherwise=reason)
     confusion = control.count_pairs(seen.codes, true, n_codes=len(counts), n_actions=len(truth.names))
     meant = [truth.names[action] for action in control.best_map(confusion)]
-    names = [name if used else None for name, used in zip(meant, control.in_use(counts), strict=True)]
+    known = control.in_use(counts) & control.clear(confusion)
+    names = [name if clear else None for name, clear in zip(meant, known, strict=True)]
     scores.put("actions", {"names": names}, otherwise="")
     return confusion
 

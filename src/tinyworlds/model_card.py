@@ -82,7 +82,7 @@ def _actions(dynamics: Dynamics, metrics: Mapping[str, Any] | None) -> Iterator[
         return
     yield "What each code was found to stand for, against the true buttons of held-out play:\n"
     yield "| code | action |\n|---|---|\n" + "".join(
-        f"| {code} | {inline(name or 'hardly used')} |\n" for code, name in enumerate(names)
+        f"| {code} | {inline(name or 'no clear one')} |\n" for code, name in enumerate(names)
     )
 
 
