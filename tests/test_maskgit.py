@@ -11,6 +11,7 @@ from tinyworlds.maskgit import (
     Decoding,
     anchored_mask,
     decode,
+    distribution,
     frame_mask,
     replace_some,
     reveal_counts,
@@ -154,3 +155,9 @@ def test_shares_of_replaced_tokens_are_drawn_for_each_frame():
     shares = replaced.float().mean(-1)
     assert shares.mean() == pytest.approx(0.2, abs=0.01)
     assert shares.std() > 0.1  # of independent tokens it would be 0.05
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-40, 1e-300])
+def test_the_lower_the_temperature_the_surer_the_likeliest(temperature):
+    logits = torch.tensor([1.0, 30.0, -80.0, 29.0])
+    assert distribution(logits, temperature=temperature).tolist() == [0, 1, 0, 0]

@@ -13,6 +13,7 @@ from torch import Tensor
 from tinyworlds.data.settings import check_number, check_whole
 
 EXPONENT = 5.0
+LEAST_TEMPERATURE = 1e-6
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "exponential": lambda progress: math.expm1(EXPONENT * progress) / math.expm1(EXPONENT),
@@ -138,7 +139,8 @@ def sample(
 
 def distribution(logits: Float[Tensor, "*batch V"], *, temperature: float) -> Float[Tensor, "*batch V"]:
     """The probability of each token of the vocabulary; at temperature 0 as at 1, the likeliest being taken anyway."""
-    return (logits / (temperature or 1)).softmax(-1)
+    # A quotient that is infinite leaves no probabilities; far above that the likeliest is certain already.
+    return (logits / max(temperature or 1, LEAST_TEMPERATURE)).softmax(-1)
 
 
 def anchored_mask(

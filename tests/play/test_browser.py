@@ -20,7 +20,9 @@ def test_a_taken_port_is_named_with_what_to_do(entry_point, capsys):
     assert said.count("\n") == 1
 
 
-@pytest.mark.parametrize("option", ["port=-1", "port=70000", "max_players=0", "host=203.0.113.1", "mode=window"])
+@pytest.mark.parametrize(
+    "option", ["port=-1", "port=70000", "max_players=0", "max_players=65", "host=203.0.113.1", "mode=window"]
+)
 def test_impossible_options_are_one_sentence(entry_point, capsys, option):
     with pytest.raises(SystemExit):
         entry_point("play.py", option, "ckpt=nowhere")

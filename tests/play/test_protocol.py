@@ -46,6 +46,7 @@ def test_what_may_be_said_is_read(message):
         ('{"type": "reset", "scene": 0, "seed": null}', "whole number"),
         ('{"type": "settings", "temperature": NaN}', "JSON"),
         ('{"type": "settings", "temperature": 1e999}', "number from 0 to 4"),
+        ('{"type": "settings", "temperature": 1' + 400 * "0" + "}", "number from 0 to 4"),
         ('{"type": "settings", "horizon": 3}', "1 to 2"),
         ('{"type": "settings", "fps": 0}', "1 to 60"),
         ('{"type": "ack", "frame": -1}', "whole number"),

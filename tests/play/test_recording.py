@@ -131,3 +131,26 @@ def test_a_recording_ends_by_itself(opening, tmp_path, monkeypatch):
         assert not recorder.full
         recorder.take(request, (1, 0), [b"picture"])
     assert recorder.full
+
+
+def test_where_a_recording_goes_on_is_kept_once_however_often_the_game_begins_anew(opening):
+    engine = Engine(opening.world.dynamics)
+    scenes = [Session(engine.tokenize(scene), opening.settings).seen(4) for scene in opening.scenes[:2]]
+    recorder = Recorder(scenes[0], 0)
+    for step in range(100):
+        recorder.begin(scenes[step % 2], step)
+    (begin,) = recorder.events
+    assert begin["begin"]["step"] == 99
+    assert begin["begin"]["tokens"] == scenes[1].tokens[0].tolist()
+
+
+def test_a_log_that_grows_too_long_to_be_read_ends_the_recording(opening, monkeypatch):
+    monkeypatch.setattr(recording, "MAX_LOG_BYTES", 5000)
+    engine = Engine(opening.world.dynamics)
+    game = Session(engine.tokenize(opening.scenes[0]), opening.settings)
+    request = game.request(None, context=4, watched=False)
+    recorder = Recorder(game.seen(4), game.step)
+    while not recorder.full:
+        recorder.take(request, (1, 0), [b"picture"])
+        recorder.begin(game.seen(4), game.step)
+    assert len(json.dumps(recorder.events)) == pytest.approx(5000, rel=0.1)

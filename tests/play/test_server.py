@@ -1,10 +1,11 @@
 """The server as its players see it, over real sockets."""
 
 import json
-import time
+import socket
 import urllib.error
+import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
@@ -19,9 +20,11 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from tinyworlds.media import save_mp4
-from tinyworlds.play import loop
+from tinyworlds.play import loop, server
+from tinyworlds.play.engine import Engine, Result
 from tinyworlds.play.protocol import BURST, MAX_BYTES, Kind
 from tinyworlds.play.recording import frames_digest, read_log, replay
+from tinyworlds.play.session import Request
 
 from .client import Client, joined
 from .conftest import serving
@@ -132,12 +135,6 @@ def test_settings_change_how_frames_are_imagined(player):
 
     plays = [play(seed=1), play(temperature=0.3), play(steps=1), play(horizon=3)]
     assert len(set(plays)) == 4
-    player.say("settings", fps=2)
-    player.say("pause", on=False)
-    player.frames(2)
-    begun = time.monotonic()
-    player.frames(2)
-    assert time.monotonic() - begun > 0.5
 
 
 def test_a_frame_comes_with_how_it_was_decoded_when_that_is_wanted(player):
@@ -223,16 +220,16 @@ def test_a_connection_that_broke_goes_on_with_its_game(served):
 
 def test_a_vanished_player_frees_state_and_place(opening, monkeypatch):
     monkeypatch.setattr(loop, "KEPT", 0.5)
-    with serving(opening, max_players=1) as url:
+    with serving(opening, max_players=2) as url, joined(url) as other:
         with joined(url) as player:
             key = player.hello["key"]
-        with joined(url) as other:  # has the place at once
-            assert other.hello["key"] != key
-        for _ in range(50):
-            if fetched(f"{url}/healthz")[1]["players"] == 0:
+        with joined(url) as successor:  # has the place at once
+            assert successor.hello["key"] != key
+        for _ in range(10):
+            other.until("status")  # of the next second
+            if fetched(f"{url}/healthz")[1]["players"] == 1:
                 break
-            time.sleep(0.1)
-        assert fetched(f"{url}/healthz")[1]["players"] == 0
+        assert fetched(f"{url}/healthz")[1]["players"] == 1
 
 
 def test_a_flood_ends_the_connection_and_no_other(served, player):
@@ -284,7 +281,21 @@ def test_uploads_are_bounded_and_need_a_game(served, player, monkeypatch):
     assert (status, answer) == (413, {"error": "a scene has at most 16 MB"})
     for _ in range(8):
         assert post(f"{served}/scene?key={player.hello['key']}", png(8, 8))[0] == 200
-    assert "at most 8" in post(f"{served}/scene?key={player.hello['key']}", png(8, 8))[1]["error"]
+    answer = post(f"{served}/scene?key={player.hello['key']}", b"garbage")[1]
+    assert "at most 8" in answer["error"], "said before anything is decoded"
+
+
+def test_a_player_uploads_one_scene_at_a_time(served, player):
+    path, content = f"/scene?key={player.hello['key']}", png(8, 8)
+    address = urllib.parse.urlsplit(served)
+    with socket.create_connection((address.hostname, address.port), timeout=10) as slow:
+        head = f"POST {path} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: {len(content)}\r\n"
+        slow.sendall(f"{head}Expect: 100-continue\r\n\r\n".encode())
+        assert b"100 Continue" in slow.recv(1000)
+        assert post(served + path, content)[0] == 409
+        slow.sendall(content)
+        assert b"200 OK" in slow.recv(1000)
+    assert post(served + path, content) == (200, {"scene": 4})
 
 
 def test_what_was_recorded_beside_another_player_is_replayed_to_the_same_frames(served, player, opening, tmp_path):
@@ -311,6 +322,9 @@ def test_what_was_recorded_beside_another_player_is_replayed_to_the_same_frames(
     frames = replay(log, opening.world.dynamics)
     assert len(frames) == recorded["frames"] == log["frames"] > 15
     assert frames_digest(frames) == log["sha256"]
+    player.say("record", on=True)
+    while not player.until("state")["recording"]:
+        pass
 
 
 def test_recordings_that_there_are_not(served, player):
@@ -324,6 +338,29 @@ def test_pages_need_nothing_from_elsewhere(served, page):
         assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert not Path("page").exists()
+
+
+class Faulty(Engine):
+    """Fails where a seed is 13."""
+
+    def run(self, requests: Sequence[Request]) -> list[Result]:
+        if any(request.settings.seed == 13 for request in requests):
+            raise RuntimeError("too little memory")
+        return super().run(requests)
+
+
+def test_a_step_that_fails_is_told_to_who_asked_for_it_and_others_play_on(opening, monkeypatch):
+    monkeypatch.setattr(server, "Engine", Faulty)
+    with serving(opening) as url, joined(url) as unlucky, joined(url) as other:
+        unlucky.pause()
+        unlucky.say("settings", seed=13)
+        assert "failed at this step" in unlucky.until("error")["message"]
+        for _ in range(2):
+            unlucky.say("preview")
+            assert "failed at this step" in unlucky.until("error")["message"]
+        other.frames(3)
+        unlucky.say("settings", seed=12)
+        unlucky.steps(1)
 
 
 JSON = st.recursive(

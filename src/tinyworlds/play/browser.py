@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from tinyworlds.data.settings import check_whole
 from tinyworlds.play.guard import LOCAL
 from tinyworlds.play.opening import open_to_play
+from tinyworlds.play.recording import MAX_BATCH
 
 MISSING = "mode=browser needs {}: install it with `pip install -e '.[play]'`, or play with mode=terminal"
 
@@ -19,6 +20,8 @@ def play(config: DictConfig) -> None:
     """Serve until Ctrl-C."""
     check_whole("port", config.port, at_least=0)
     check_whole("max_players", config.max_players, at_least=1)
+    if config.max_players > MAX_BATCH:
+        raise ValueError(f"max_players={config.max_players}: at most {MAX_BATCH} can share a step")
     try:
         from tinyworlds.play.server import Server, web_server
     except ImportError as error:

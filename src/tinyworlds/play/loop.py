@@ -24,6 +24,7 @@ from tinyworlds.play.session import Session
 KEPT = 30.0
 """Seconds for which the game of a player whose connection broke is kept."""
 PREVIEW_FRAMES = 8
+FAILED = {"type": "error", "message": "the world failed at this step; its terminal says more"}
 
 T = TypeVar("T")
 
@@ -109,10 +110,13 @@ class Loop:
                 lambda: [(result, pictures(result, self.engine.grid)) for result in self.engine.run(requests)]
             )
         except Exception:  # such as too little memory for what one of them asked: the others are to go on
+            if len(turns) > 1:
+                for turn in turns:
+                    await self._take([turn])
+                return
             traceback.print_exc()
-            for turn in turns:
-                turn.player.pause(on=True)
-                turn.player.send({"type": "error", "message": "the world failed at this step; its terminal says more"})
+            turns[0].player.pause(on=True)
+            turns[0].player.send(FAILED)
             return
         self._step_seconds = time.monotonic() - begun
         for turn, (result, shown) in zip(turns, made, strict=True):
@@ -122,7 +126,13 @@ class Loop:
         """One step of a preview; others may be due before the next."""
         context = self.engine.dynamics.context_length
         requests = [game.request(action, context=context, watched=False) for action, game in enumerate(preview.games)]
-        results = await self.compute(lambda: self.engine.run(requests))
+        try:
+            results = await self.compute(lambda: self.engine.run(requests))
+        except Exception:  # see _take
+            traceback.print_exc()
+            preview.player.previewing = False
+            preview.player.send(FAILED)
+            return
         for action, (game, result) in enumerate(zip(preview.games, results, strict=True)):
             game.extend(result.tokens, action)
         preview.frames.append(np.stack([result.frames for result in results]))

@@ -78,7 +78,7 @@ class Player:
         self.left = time.monotonic()  # when the last connection went
         self.outbox: Outbox | None = None
         self.recorder: Recorder | None = None
-        self.previewing = False
+        self.previewing = self.uploading = self.writing = False
         self._deliver = deliver
         self._scene = 0
         self._paused = self._inside = False
@@ -131,6 +131,7 @@ class Player:
         action = pressed = None
         if self._look:
             self._look = False
+            self._waiting.clear()
         else:
             self._single = max(self._single - 1, 0)
             self._due = max(self._due + 1 / self.session.settings.fps, time.monotonic())
@@ -205,10 +206,18 @@ class Player:
         self.previewing = False
         self.send(header(Kind.PREVIEW, frame=self._number, action=self.session.action) + picture)
 
-    def add_scene(self, scene: Scene) -> int:
-        """Its number."""
+    def check_room(self) -> None:
+        """
+        Raises:
+            ValueError: there is no place for another scene of the player's own, or one is on the way.
+        """
+        if self.uploading:
+            raise ValueError("one scene at a time: the last one is still on the way")
         if self.own_scenes >= OWN_SCENES:
             raise ValueError(f"at most {OWN_SCENES} scenes of your own are kept: reload the page to begin anew")
+
+    def add_scene(self, scene: Scene) -> int:
+        """Its number."""
         self.own_scenes += 1
         self.scenes.append(scene)
         return len(self.scenes) - 1
@@ -255,12 +264,15 @@ class Player:
 
     def record(self, *, on: bool) -> None:
         if on and self.recorder is None:
+            if self.writing:
+                raise ValueError("record: the last recording is still being written")
             self.recorder = Recorder(self.session.seen(self.context), self.session.step)
             self._again()
         elif not on and self.recorder is not None:
             recorder, self.recorder = self.recorder, None
             if not recorder.pictures:
                 raise ValueError("record: there is no frame in it yet")
+            self.writing = True
             self._deliver(self, recorder)
 
     def _elsewhere(self) -> None:

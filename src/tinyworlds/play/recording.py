@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from tinyworlds.data.token_cache import ClipTokens
-from tinyworlds.json_files import read_object
+from tinyworlds.json_files import LARGEST, read_object
 from tinyworlds.media import enlarge, replacing, save_gif, save_mp4
 from tinyworlds.models import Dynamics
 from tinyworlds.play.engine import Engine
@@ -28,6 +28,8 @@ FORMAT = 1
 MAX_FRAMES = 3000
 MAX_BYTES = 50 * 10**6
 """Of the pictures of a recording, compressed."""
+MAX_LOG_BYTES = LARGEST * 3 // 4
+"""Of its events, so that what is written can be read."""
 FILM_BYTES = 64 * 10**6
 """Of a film, not compressed: short ones are enlarged."""
 MAX_BATCH = 64
@@ -44,7 +46,7 @@ class Recorder:
     def __init__(self, seen: ClipTokens, step: int) -> None:
         self.events: list[dict[str, Any]] = []
         self.pictures: list[bytes] = []
-        self._bytes = 0
+        self._bytes = self._log_bytes = 0
         self._settings: dict[str, float] = {}
         self._rates: list[float] = []
         self._last: float | None = None
@@ -53,17 +55,19 @@ class Recorder:
     def begin(self, seen: ClipTokens, step: int) -> None:
         """The game goes on from here, after a reset or a rewind."""
         state = {"tokens": seen.tokens[0].tolist(), "actions": seen.actions[0].tolist(), "step": step}
-        self.events.append({"begin": state})
+        if self.events and "begin" in self.events[-1]:  # nothing was shown of it
+            self._log_bytes -= len(json.dumps(self.events.pop()))
+        self._note({"begin": state})
         self._last = None
 
     def take(self, request: Request, place: tuple[int, int], pictures: Sequence[bytes]) -> None:
         """A step or a look, and the PNGs that it gave."""
         settings = {name: value for name, value in request.settings.plain().items() if name != "fps"}
         if settings != self._settings:
-            self.events.append({"settings": settings})
+            self._note({"settings": settings})
             self._settings = settings
         event = {"look": True} if request.action is None else {"step": request.action}
-        self.events.append({**event, **({"place": list(place)} if place != (1, 0) else {})})
+        self._note({**event, **({"place": list(place)} if place != (1, 0) else {})})
         self.pictures += pictures
         self._bytes += sum(map(len, pictures))
         now = time.monotonic()
@@ -71,10 +75,14 @@ class Recorder:
             self._rates.append(len(pictures) / max(now - self._last, 1e-3))
         self._last = now
 
+    def _note(self, event: dict[str, Any]) -> None:
+        self.events.append(event)
+        self._log_bytes += len(json.dumps(event))
+
     @property
     def full(self) -> bool:
         """Whether no more may be kept."""
-        return len(self.pictures) >= MAX_FRAMES or self._bytes >= MAX_BYTES
+        return len(self.pictures) >= MAX_FRAMES or self._bytes >= MAX_BYTES or self._log_bytes >= MAX_LOG_BYTES
 
     @property
     def fps(self) -> float:

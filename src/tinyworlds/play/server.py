@@ -5,6 +5,7 @@ import contextlib
 import secrets
 import tempfile
 import time
+import traceback
 from collections import deque
 from collections.abc import AsyncIterator
 from functools import partial
@@ -172,12 +173,19 @@ class Server:
 
     async def _write(self, player: Player, recorder: Recorder) -> None:
         name = secrets.token_urlsafe(12)
+        try:
+            await asyncio.to_thread(recorder.write, self._folder, name, self.dynamics)
+        except Exception:  # such as a full disk: the player is to hear of it
+            traceback.print_exc()
+            player.send({"type": "error", "message": "the recording could not be written; the terminal says more"})
+            return
+        finally:
+            player.writing = False
         self._recordings.append(name)
         if len(self._recordings) > RECORDINGS:
             oldest = self._recordings.popleft()
             for kind in TYPES:
                 (self._folder / f"{oldest}.{kind}").unlink(missing_ok=True)
-        await asyncio.to_thread(recorder.write, self._folder, name, self.dynamics)
         about = {"id": name, "frames": len(recorder.pictures), "fps": recorder.fps}
         player.send({"type": "recorded", **about})
 
@@ -202,6 +210,17 @@ class Server:
         player = self._whose(request)
         if player is None:
             return JSONResponse({"error": "whose scene is it? The address lacks the key of a game"}, 403)
+        try:
+            player.check_room()
+        except ValueError as error:
+            return JSONResponse({"error": str(error)}, 409)
+        player.uploading = True
+        try:
+            return await self._upload(request, player)
+        finally:
+            player.uploading = False
+
+    async def _upload(self, request: Request, player: Player) -> Response:
         content = bytearray()
         async for chunk in request.stream():
             content += chunk
@@ -211,10 +230,10 @@ class Server:
         try:
             async with self._uploading:
                 frames = await asyncio.to_thread(read_scene, bytes(content), size=size, count=count)
-            tokens = await self.loop.compute(partial(self.loop.engine.tokenize, frames))
-            number = player.add_scene(Scene(picture=frames[-1], tokens=tokens))
         except ValueError as error:
             return JSONResponse({"error": str(error)}, 400)
+        tokens = await self.loop.compute(partial(self.loop.engine.tokenize, frames))
+        number = player.add_scene(Scene(picture=frames[-1], tokens=tokens))
         player.send(player.state())
         return JSONResponse({"scene": number})
 
