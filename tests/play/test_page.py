@@ -101,6 +101,7 @@ def test_keys_can_be_changed_and_are_remembered(served, join):
     expect(pressed).to_have_text("turn left")
 
 
+@pytest.mark.slow
 def test_two_tabs_do_not_disturb_each_other(served, join):
     alone = join(served)
     alone.pause()
@@ -116,6 +117,7 @@ def test_two_tabs_do_not_disturb_each_other(served, join):
     other.wait_for_frame(other.frame + 2)
 
 
+@pytest.mark.slow
 def test_back_to_an_earlier_frame_and_on_from_there(served, join):
     player = join(served)
     player.pause()

@@ -28,6 +28,7 @@ def png(color: tuple[int, int, int]) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.slow
 def test_the_world_goes_on_from_a_picture_and_a_clip(served, join, tmp_path):
     player = join(served)
     player.pause()
@@ -44,6 +45,7 @@ def test_the_world_goes_on_from_a_picture_and_a_clip(served, join, tmp_path):
     assert len({scene, red, player.picture}) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"GIF89a of a kind", bytes(1000)], ids=["half a picture", "zeros"])
 def test_garbage_is_refused_in_a_sentence_and_play_goes_on(served, join, content):
     player = join(served, complains=True)  # browsers write refusals to the console themselves
@@ -54,6 +56,7 @@ def test_garbage_is_refused_in_a_sentence_and_play_goes_on(served, join, content
     assert all("status of 400" in complaint for complaint in player.complaints)
 
 
+@pytest.mark.slow
 def test_a_recording_replays_to_the_same_frames(served, join, dynamics, tmp_path):
     player = join(served)
     player.pause()
@@ -99,6 +102,7 @@ def test_a_lost_connection_comes_back_to_the_same_world(served, join):
     expect(player.page.locator("#timeline")).to_have_js_property("max", "3")
 
 
+@pytest.mark.slow
 def test_a_server_that_was_started_anew_is_found_again(opening, join):
     with ExitStack() as first:
         url = first.enter_context(serving(opening))

@@ -58,6 +58,7 @@ def test_a_log_replays_to_the_recorded_frames(opening, tmp_path):
     assert len((tmp_path / "game.json").read_bytes()) < 1500
 
 
+@pytest.mark.slow
 def test_the_command_line_replays(opening, tmp_path, entry_point, capsys):
     record(opening, tmp_path)
     save(opening.world.dynamics, tmp_path / "world.ckpt")

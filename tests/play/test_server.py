@@ -79,6 +79,7 @@ def test_a_held_action_is_taken_until_it_is_let_go(player):
     assert any(frame.action == 0 for frame in player.frames(6))
 
 
+@pytest.mark.slow
 def test_nothing_moves_while_paused_but_by_single_steps(player):
     player.pause()
     player.until("status")  # of the next second
@@ -177,6 +178,7 @@ def test_a_preview_shows_what_each_action_does(player):
             assert np.abs(tile - frame.pixels).max() <= 1  # in a batch sums are rounded otherwise
 
 
+@pytest.mark.slow
 def test_whoever_draws_slowly_gets_fewer_frames(served):
     with joined(served, slow=True) as player:
         frames = [player.until(Kind.AGAIN), player.until(Kind.FRAME)]
