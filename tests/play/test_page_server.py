@@ -130,3 +130,13 @@ def test_one_too_many_is_told_and_let_in_when_there_is_a_place(served, join):
     players[0].page.close()
     late.page.get_by_role("button", name="Try again now").click()
     late.wait_for_link()
+
+
+@pytest.mark.slow
+def test_a_page_of_which_a_part_does_not_come_says_so(served, browser):
+    page = browser.new_page()
+    page.route("**/pictures.js", lambda route: route.abort())
+    page.goto(served)
+    expect(page.locator("#curtain-text")).to_contain_text("a part of the page did not come")
+    expect(page.locator("#curtain")).to_be_visible()
+    page.close()
