@@ -78,7 +78,7 @@ def train(config: DictConfig, stage: str) -> tuple[Path, float]:
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     model = build_stage(config, stage, data)
     check_limits(model)
-    model.optimization = Optimization(build(config.optimizer), build(config.lr_schedule))
+    model.optimization = Optimization(build(config.optimizer), build(config.lr_schedule), config.seed)
     model.optimization.lr_schedule(model.optimization.optimizer(model.parameters()), total_steps=1)
 
     if config.compile:

@@ -21,10 +21,11 @@ class ScheduleFactory(Protocol):
 
 
 class Optimization(NamedTuple):
-    """How a stage is optimized."""
+    """How a stage is optimized; `seed` is that of what is random in a step: masks and noise."""
 
     optimizer: OptimizerFactory
     lr_schedule: ScheduleFactory
+    seed: int
 
 
 def adamw(parameters: Iterable[nn.Parameter], /, *, lr: float, betas: list[float], weight_decay: float) -> optim.AdamW:

@@ -7,8 +7,6 @@ from torch.utils.data import DataLoader
 
 from tinyworlds.data.clips import (
     Clips,
-    FixedOrder,
-    ShuffledOrder,
     normalize,
     split_spans,
     spread_starts,
@@ -120,28 +118,3 @@ def test_spread_windows_depend_on_the_seed_and_reach_all_spans() -> None:
     assert starts[0] == starts[1] != starts[2]
     assert {start // 200 for start in starts[0]} == {0, 1, 2}
     assert len(set(starts[0])) == 6
-
-
-@given(size=st.integers(0, 200), seed=st.integers(0, 2**32), epoch=st.integers(0, 1000))
-def test_an_order_is_a_permutation_that_seed_and_epoch_decide(size: int, seed: int, epoch: int) -> None:
-    order, again = ShuffledOrder(size=size, seed=seed), ShuffledOrder(size=size, seed=seed)
-    list(order)  # what was drawn before has no effect
-    order.set_epoch(epoch)
-    again.set_epoch(epoch)
-    assert list(order) == list(again)
-    assert sorted(order) == list(range(size))
-
-
-def test_epochs_and_seeds_differ() -> None:
-    orders = []
-    for seed, epoch in ((0, 0), (0, 1), (1, 0)):
-        order = ShuffledOrder(size=100, seed=seed)
-        order.set_epoch(epoch)
-        orders.append(tuple(order))
-    assert len(set(orders)) == 3
-
-
-def test_the_fixed_order_is_not_given_epochs() -> None:
-    order = FixedOrder(size=50, seed=0)
-    assert not hasattr(order, "set_epoch")
-    assert list(order) == list(order) != list(range(50))

@@ -1,13 +1,13 @@
-"""Windows of frames: where they begin, which are held out, in what order they come."""
+"""Windows of frames: where they begin, which are held out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from tinyworlds.data.store import FrameStore
 
@@ -107,26 +107,3 @@ def spread_starts(
     positions = (parts * ends[-1]).astype(np.int64)
     span = np.searchsorted(ends, positions, side="right")
     return np.asarray(spans[span, 0] + positions - (ends - possible)[span])
-
-
-class FixedOrder(Sampler[int]):
-    """Every index once, in an order that `seed` alone decides: any few batches are a sample of the whole."""
-
-    def __init__(self, *, size: int, seed: int) -> None:
-        self._size = size
-        self._seed = seed
-        self._epoch = 0
-
-    def __len__(self) -> int:
-        return self._size
-
-    def __iter__(self) -> Iterator[int]:
-        order = np.random.default_rng((self._seed, self._epoch)).permutation(self._size)
-        return (int(index) for index in order)
-
-
-class ShuffledOrder(FixedOrder):
-    """The same, with another order for each epoch: a function of (seed, epoch). Lightning sets the epoch."""
-
-    def set_epoch(self, epoch: int) -> None:
-        self._epoch = epoch

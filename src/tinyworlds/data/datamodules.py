@@ -12,10 +12,11 @@ import torch
 from jaxtyping import Float, UInt8
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from tinyworlds.data.clips import Clips, FixedOrder, ShuffledOrder, normalize, split_spans, spread_starts
+from tinyworlds.data.clips import Clips, normalize, split_spans, spread_starts
 from tinyworlds.data.hub import check_frame_size, fetch_store
+from tinyworlds.data.loader import ClipLoader, FixedOrder, OwnBatches, ShuffledOrder
 from tinyworlds.data.record import Recording
 from tinyworlds.data.settings import check_number, check_whole, frame_size
 from tinyworlds.data.store import FrameStore, check_settings
@@ -29,6 +30,7 @@ class ClipDataModule(LightningDataModule):
 
     Args:
         name: of the dataset, in run folders and checkpoints.
+        batch_size: clips in a batch of each process, see `tinyworlds.data.loader.OwnBatches`.
         num_workers: processes that decompress frames; for frames that are not compressed none is started, since
             copying them takes less time than handing them over.
         cache_tokens: whether dynamics train on tokens computed once, see `tinyworlds.data.token_cache`.
@@ -154,36 +156,31 @@ class ClipDataModule(LightningDataModule):
         """
         return self.store.read_clips(spread_starts(self.held_out_spans, count=count, length=length, seed=seed), length)
 
-    def train_dataloader(self) -> DataLoader[Any]:
+    def train_dataloader(self) -> ClipLoader:
         order = ShuffledOrder(size=len(self.train_clips), seed=self.seed)
         # Batches of one size, unless there is no full one.
-        return self._loader(self._train_data, order, drop_last=len(order) >= self.batch_size)
+        return self._loader(self._train_data, order, drop_last=True)
 
-    def val_dataloader(self) -> DataLoader[Tensor]:
+    def val_dataloader(self) -> ClipLoader:
         return self._loader(self.val_clips, FixedOrder(size=len(self.val_clips), seed=0), drop_last=False)
 
-    def _loader(self, clips: Dataset[Any], order: FixedOrder, *, drop_last: bool) -> DataLoader[Any]:
-        workers = self.num_workers if isinstance(clips, Clips) and not self.store.mapped else 0
-        return DataLoader(
-            clips,
+    def _loader(self, clips: Dataset[Any], order: FixedOrder, *, drop_last: bool) -> ClipLoader:
+        processes = self.trainer.distributed_sampler_kwargs if self.trainer is not None else None
+        rank, world_size = (processes["rank"], processes["num_replicas"]) if processes else (0, 1)
+        batches = OwnBatches(
+            order,
             batch_size=self.batch_size,
-            sampler=order,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            drop_last=drop_last,
-            collate_fn=as_batch,
+            rank=rank,
+            world_size=world_size,
+            drop_last=drop_last and len(order) >= world_size * self.batch_size,
         )
+        workers = self.num_workers if isinstance(clips, Clips) and not self.store.mapped else 0
+        return ClipLoader(clips, batches, num_workers=workers)
 
     def on_after_batch_transfer(
         self, batch: UInt8[Tensor, "B T H W C"] | ClipTokens, dataloader_idx: int
     ) -> Float[Tensor, "B T C H W"] | ClipTokens:
         return ClipTokens(*(indices.long() for indices in batch)) if isinstance(batch, ClipTokens) else normalize(batch)
-
-
-def as_batch(batch: Any) -> Any:
-    """The datasets read whole batches: nothing is left to collate."""
-    return batch
 
 
 class RecordedGame(ClipDataModule):

@@ -118,6 +118,15 @@ class Stage(L.LightningModule, ABC):
         schedule = self.optimization.lr_schedule(optimizer, total_steps=steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed what is random in this step: on all ranks the same, by how many batches came before in the whole run.
+
+        So a run that goes on from a checkpoint draws what one without a break does.
+        """
+        assert self.optimization is not None
+        batches = self.trainer.fit_loop.total_batch_idx
+        torch.manual_seed(int(np.random.SeedSequence((self.optimization.seed, batches)).generate_state(1)[0]))
+
     def log_image_quality(self, predicted: Float[Tensor, "B T C H W"], frames: Float[Tensor, "B T C H W"]) -> None:
         """Log PSNR (dB) and SSIM of validation frames in [-1, 1], over the whole validation epoch."""
         self.log_psnr("val/psnr", self.validation_psnr, predicted, frames)
