@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import torch
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 
@@ -20,11 +18,11 @@ from tinyworlds.checkpoints import load_tokenizers, write_result
 from tinyworlds.command import build, command
 from tinyworlds.data.datamodules import ClipDataModule
 from tinyworlds.data.settings import check_whole
-from tinyworlds.devices import allow_tf32
 from tinyworlds.models import STAGES, Stage
 from tinyworlds.models.description import check_limits
 from tinyworlds.models.stage import METRIC
 from tinyworlds.optim import Optimization
+from tinyworlds.trainer import build_trainer
 
 # Lightning's advice and its doubts about what is meant here.
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -127,38 +125,6 @@ def build_stage(config: DictConfig, stage: str, data: ClipDataModule) -> Stage:
         video_tokenizer=tokenizers.video,
         action_tokenizer=tokenizers.action,
     )
-
-
-def build_trainer(config: DictConfig) -> lightning.Trainer:
-    """The trainer, with precision chosen by device, and validations that divide the run evenly."""
-    options: dict[str, Any] = {
-        "default_root_dir": config.run_dir,
-        "val_check_interval": validation_interval(config.trainer.max_steps, config.validations),
-        "check_val_every_n_epoch": None,
-        "num_sanity_val_steps": 0,
-    }
-    for key in options:
-        if key in config.trainer:
-            raise ValueError(f"trainer.{key} is not to be chosen: run_dir and validations decide it")
-    if not config.trainer.limit_val_batches:
-        raise ValueError("trainer.limit_val_batches=0: without validation no checkpoint would be kept")
-    gpu = torch.cuda.is_available() and config.trainer.accelerator != "cpu"
-    if gpu:
-        allow_tf32("cuda")
-    if config.trainer.precision == "auto":
-        options["precision"] = "bf16-mixed" if gpu and torch.cuda.is_bf16_supported() else "32-true"
-    callbacks = [build(node) for node in config.callbacks.values()]
-    try:
-        return build(config.trainer, logger=build(config.logger), callbacks=callbacks, **options)
-    except MisconfigurationException as error:
-        raise ValueError(f"trainer: {error}") from None
-
-
-def validation_interval(max_steps: int, validations: int) -> int:
-    """Steps between validations: the fewest that divide `max_steps` into at most `validations` equal parts."""
-    check_whole("trainer.max_steps", max_steps, at_least=1)
-    check_whole("validations", validations, at_least=1)
-    return max_steps // max(n for n in range(1, min(validations, max_steps) + 1) if max_steps % n == 0)
 
 
 if __name__ == "__main__":

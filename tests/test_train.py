@@ -1,7 +1,6 @@
 import json
 import math
 import os
-import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -221,13 +218,3 @@ def test_pong_is_recorded_learned_and_played(tmp_path):
     quality = json.loads(next(tmp_path.glob("runs/atari_pong/dynamics/*/play/next_frame.json")).read_text())
     assert quality["psnr"] > 15
     assert (tmp_path / "data/atari_pong.h5").is_file()
-
-
-TRAIN = runpy.run_path(str(CONF.parent / "train.py"), run_name="train")
-
-
-@given(max_steps=st.integers(1, 5000), validations=st.integers(1, 50))
-def test_validations_divide_a_run_and_the_last_is_at_its_end(max_steps, validations):
-    interval = TRAIN["validation_interval"](max_steps, validations)
-    assert max_steps % interval == 0
-    assert 1 <= max_steps // interval <= validations

@@ -1,0 +1,44 @@
+"""The trainer: on which devices, how precisely, how long, and how often it validates."""
+
+from typing import Any
+
+import lightning
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig
+
+from tinyworlds.command import build
+from tinyworlds.data.settings import check_whole
+from tinyworlds.devices import allow_tf32
+
+
+def build_trainer(config: DictConfig) -> lightning.Trainer:
+    """The trainer, with precision chosen by device, and validations that divide the run evenly."""
+    options: dict[str, Any] = {
+        "default_root_dir": config.run_dir,
+        "val_check_interval": validation_interval(config.trainer.max_steps, config.validations),
+        "check_val_every_n_epoch": None,
+        "num_sanity_val_steps": 0,
+    }
+    for key in options:
+        if key in config.trainer:
+            raise ValueError(f"trainer.{key} is not to be chosen: run_dir and validations decide it")
+    if not config.trainer.limit_val_batches:
+        raise ValueError("trainer.limit_val_batches=0: without validation no checkpoint would be kept")
+    gpu = torch.cuda.is_available() and config.trainer.accelerator != "cpu"
+    if gpu:
+        allow_tf32("cuda")
+    if config.trainer.precision == "auto":
+        options["precision"] = "bf16-mixed" if gpu and torch.cuda.is_bf16_supported() else "32-true"
+    callbacks = [build(node) for node in config.callbacks.values()]
+    try:
+        return build(config.trainer, logger=build(config.logger), callbacks=callbacks, **options)
+    except MisconfigurationException as error:
+        raise ValueError(f"trainer: {error}") from None
+
+
+def validation_interval(max_steps: int, validations: int) -> int:
+    """Steps between validations: the fewest that divide `max_steps` into at most `validations` equal parts."""
+    check_whole("trainer.max_steps", max_steps, at_least=1)
+    check_whole("validations", validations, at_least=1)
+    return max_steps // max(n for n in range(1, min(validations, max_steps) + 1) if max_steps % n == 0)
