@@ -1,5 +1,7 @@
 """Every option in conf/ composes, is instantiated, and changes something."""
 
+import copy
+import functools
 import re
 from pathlib import Path
 
@@ -10,10 +12,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from tinyworlds.command import CONF, build
 from tinyworlds.models import STAGES, ActionTokenizer, Stage, VideoTokenizer
+from tinyworlds.models.description import check_limits
+from tinyworlds.nn.attention import Attention
 
 README = (CONF.parent / "README.md").read_text()
 DATASETS = sorted(path.stem for path in (CONF / "data").glob("*.yaml") if path.stem != "base")
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+SIZES = ("tiny", "small", "base", "1b", "7b")
 KNOWN = {"frame_size": (64, 64)}
 
 
@@ -33,6 +38,7 @@ def dataset(config: DictConfig) -> dict[str, object]:
 
 
 def built(stage: str, *overrides: str) -> Stage:
+    """Untrained; the tokenizers of the dynamics have the first of the overrides alone."""
     torch.manual_seed(0)
     config = composed(f"stage={stage}", *overrides)
     if stage != "dynamics":
@@ -89,6 +95,53 @@ def test_the_reference_is_the_published_setting():
     actions = composed("stage=action_tokenizer", "experiment=reference").stage
     assert actions.n_actions == 4
     assert actions.decoder.mask_ratio == 1.0
+
+
+@functools.cache
+def sized(size: str, stage: str) -> tuple[Stage, DictConfig]:
+    """A stage on the meta device, without memory, and its config."""
+    config = composed(f"stage={stage}", f"size={size}")
+    known: dict[str, object] = dict(KNOWN)
+    if stage == "dynamics":
+        known = {kind.name: copy.deepcopy(sized(size, kind.name)[0]) for kind in (VideoTokenizer, ActionTokenizer)}
+    with torch.device("meta"):
+        return build(config.stage, dataset=dataset(config), **known), config
+
+
+def trained_parameters(stage: Stage) -> int:
+    return sum(parameter.numel() for parameter in stage.parameters() if parameter.requires_grad)
+
+
+def test_there_are_no_other_sizes():
+    assert {path.stem for path in (CONF / "models/size").glob("*.yaml")} == {*SIZES, "experiment"}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_size_of_a_stage_is_larger_than_the_one_before_and_can_be_trained_and_opened_again(stage):
+    parameters = []
+    for size in SIZES:
+        model, config = sized(size, stage)
+        check_limits(model)
+        build(config.lr_schedule)(build(config.optimizer)(model.parameters()), total_steps=config.trainer.max_steps)
+        parameters.append(trained_parameters(model))
+        heads = [part.head_dim for part in model.modules() if isinstance(part, Attention)]
+        assert min(heads, default=64) >= (64 if size in ("base", "1b", "7b") else 16)
+    assert parameters == sorted(set(parameters))
+
+
+@pytest.mark.parametrize(("size", "parameters"), [("1b", 1e9), ("7b", 7e9)])
+def test_a_size_that_is_a_number_is_that_of_the_dynamics_parameters(size, parameters):
+    assert trained_parameters(sized(size, "dynamics")[0]) == pytest.approx(parameters, rel=0.1)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_size_says_how_large_the_models_are_and_leaves_the_rest_to_the_experiment(stage):
+    plain, base = (composed(f"stage={stage}", "experiment=desktop", *size) for size in ([], ["size=base"]))
+    changed = {"embed_dim", "num_heads", "hidden_dim", "num_blocks", "latent_dim", "num_bins", "encoder", "decoder"}
+    for key in set(plain.stage) - changed:
+        assert plain.stage[key] == base.stage[key]
+    assert plain.trainer == base.trainer
+    assert composed(f"stage={stage}", "experiment=desktop", "size=experiment") == plain
 
 
 OTHER_VALUES = {

@@ -92,6 +92,13 @@ def test_two_runs_of_one_config_give_the_same_numbers(trained, stage):
     assert torch.equal(weights[0], weights[1])
 
 
+def test_two_steps_at_size_tiny_make_a_world_of_that_size(trained):
+    runs = trained("size=tiny", "trainer.max_steps=2", "validations=1")
+    dynamics = World.load(runs["dynamics"] / "best.ckpt").dynamics
+    assert (dynamics.transformer.embed_dim, dynamics.video_tokenizer.encoder.embed_dim) == (64, 32)
+    assert dynamics.action_tokenizer.encoder.features[0].out_channels == 8
+
+
 def test_dynamics_of_another_dataset_are_refused(trained, capfd):
     trained("stage=video_tokenizer", "data.name=first")
     folder = next(Path("runs/first/video_tokenizer").iterdir())

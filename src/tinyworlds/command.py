@@ -17,6 +17,7 @@ from tinyworlds.data.settings import check_types
 
 PACKAGE = Path(__file__).resolve().parent
 CONF = PACKAGE.parents[1] / "conf"
+OmegaConf.register_new_resolver("conf", lambda: str(CONF), replace=True)  # for conf/ itself, wherever a command is run
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
