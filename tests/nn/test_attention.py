@@ -4,7 +4,7 @@ from einops import rearrange
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyworlds.nn import narrow
+from tinyworlds.nn import narrow, native
 from tinyworlds.nn.attention import KeysAndValues, SpatialAttention, TemporalAttention
 from tinyworlds.nn.transformer import Timeline
 
@@ -60,14 +60,45 @@ def test_wide_and_narrow_heads_have_the_gradients_of_softmax_attention(num_heads
             torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
-def test_heads_are_worked_on_in_parts_that_do_not_change_them(monkeypatch):
-    inputs, weight = torch.randn(3, 7, 4, 5).requires_grad_(), torch.randn(7, 4, 5)
-    computed = []
-    for cached in (narrow.CACHED, 3 * 5 * 5):  # all at once; three heads at a time, and one at the end
-        monkeypatch.setattr(narrow, "CACHED", cached)
-        attended = narrow.self_attention(*inputs)
-        computed.append((attended, torch.autograd.grad((attended * weight).sum(), inputs)[0]))
-    torch.testing.assert_close(*computed)
+@settings(max_examples=60)
+@given(
+    tokens=st.integers(1, 70),
+    heads=st.integers(1, 3),
+    width=st.sampled_from(narrow.WIDTHS),
+    spread=st.sampled_from([0.1, 1, 4]),  # of the last, some scores are far above others
+    seed=st.integers(0, 2**31),
+)
+def test_compiled_attention_is_softmax_attention_with_its_gradient(tokens, heads, width, spread, seed):
+    generator = torch.Generator().manual_seed(seed)
+    qkv = (spread * torch.randn(2, tokens, 3 * heads * width, generator=generator)).requires_grad_()
+    weight = torch.randn(2, tokens, heads * width, generator=generator)
+    exact = qkv.detach().double().requires_grad_()
+    q, k, v = rearrange(exact, "n p (three h d) -> three n h p d", three=3, h=heads)
+    expected = rearrange((q @ k.mT / width**0.5).softmax(-1) @ v, "n h p d -> n p (h d)")
+    attended = narrow.attend(qkv, heads)[0]
+    (wanted,) = torch.autograd.grad((expected * weight).sum(), exact)
+    (got,) = torch.autograd.grad((attended * weight).sum(), qkv)
+    scale = spread * max(1, spread**2)
+    torch.testing.assert_close(attended.double(), expected, atol=2e-6 * scale, rtol=0)
+    torch.testing.assert_close(got.double(), wanted, atol=3e-5 * scale, rtol=1e-5)
+
+
+def test_what_is_no_number_does_not_become_one():
+    for place in (0, 5, 13):  # among queries, keys, values
+        qkv = torch.randn(1, 4, 24)
+        qkv[0, 2, 4 * (place // 5) * 2 + 1] = torch.nan
+        assert narrow.attend(qkv, 2)[0].isnan().any()
+
+
+def test_without_a_compiler_the_same_comes_of_torchs_own_kernel(monkeypatch):
+    attention, x = SpatialAttention(embed_dim=12, num_heads=3), torch.randn(2, 3, 5, 12)
+    compiled = attention(x)
+    native.library.cache_clear()
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    assert not narrow.is_native(x, 4)
+    torch.testing.assert_close(attention(x), compiled)
+    native.library.cache_clear()
 
 
 @settings(max_examples=30)

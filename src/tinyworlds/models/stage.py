@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +19,7 @@ from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMe
 from tinyworlds.data.clips import to_uint8
 from tinyworlds.data.settings import check_types
 from tinyworlds.metrics import CodeUsage
+from tinyworlds.nn import native
 from tinyworlds.nn.motion import MotionDecoder, MotionEncoder
 from tinyworlds.nn.patches import PatchEmbedding, PixelHead
 from tinyworlds.nn.transformer import SpaceTimeTransformer
@@ -82,7 +81,7 @@ class Stage(L.LightningModule, ABC):
         Raises:
             ValueError: there is no C++ compiler.
         """
-        if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
+        if native.compiler() is None:
             raise ValueError("compile=true needs a C++ compiler such as g++, and there is none: leave it out")
         # Parts of one class share their limit, and each is compiled for training, validation and windows of any length.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)

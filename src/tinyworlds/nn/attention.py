@@ -8,7 +8,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from tinyworlds.nn.narrow import attention_over_frames, is_narrow, self_attention
+from tinyworlds.nn.narrow import attend, attention_over_frames, is_narrow, is_native
 
 
 class KeysAndValues(NamedTuple):
@@ -38,14 +38,11 @@ class SpatialAttention(Attention):
     """Attention among the P tokens of one frame."""
 
     def forward(self, x: Float[Tensor, "B T P E"]) -> Float[Tensor, "B T P E"]:
-        batch, frames = x.shape[:2]
         qkv = self.qkv(x)
-        if is_narrow(qkv, self.head_dim):
-            q, k, v = rearrange(qkv, "b t p (three h d) -> three (b t h) d p", three=3, h=self.num_heads).contiguous()
-            attended = self_attention(q, k, v)
-            return self.out(rearrange(attended, "(b t h) d p -> b t p (h d)", b=batch, t=frames))
+        if is_native(qkv, self.head_dim):
+            return self.out(attend(qkv.flatten(0, 1), self.num_heads)[0].view(x.shape))
         q, k, v = rearrange(qkv, "b t p (three h d) -> three (b t) h p d", three=3, h=self.num_heads)
-        return self.out(rearrange(F.scaled_dot_product_attention(q, k, v), "(b t) h p d -> b t p (h d)", b=batch))
+        return self.out(rearrange(F.scaled_dot_product_attention(q, k, v), "(b t) h p d -> b t p (h d)", b=len(x)))
 
 
 class TemporalAttention(Attention):

@@ -1,85 +1,112 @@
 """Attention with heads of few channels on a CPU, where the fused kernel spends its time on odd shapes.
 
 Tokens come last here, so that every product and sum runs along them: a matrix product whose result has
-only 4 columns is several times slower than the same one with 4 rows.
+only 4 columns is several times slower than the same one with 4 rows. Attention within a frame is in narrow.cpp.
 """
 
+import ctypes
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+
+from tinyworlds.nn import native
 
 WIDTH = 16
 """Heads of so many channels and more are left to the fused kernel."""
-CACHED = 2**19
-"""Scores computed at a time; they stay in the processor's cache."""
+SOURCE = Path(__file__).with_suffix(".cpp")
+WIDTHS = (2, 4, 8)
+"""Channels of the heads that it is compiled for."""
 
 
 def is_narrow(x: Tensor, head_dim: int) -> bool:
-    """Whether `x` is to be attended to here, in heads of `head_dim` channels."""
-    return (
-        head_dim < WIDTH and x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling()
-    )
+    """Whether `x` is to be attended to over frames here, in heads of `head_dim` channels."""
+    return head_dim < WIDTH and _is_plain(x) and not torch.compiler.is_compiling()
 
 
-class _SelfAttention(torch.autograd.Function):
-    """Softmax attention a few heads at a time, whose scores are computed again in the backward pass."""
-
-    @staticmethod
-    def forward(
-        ctx: FunctionCtx, q: Float[Tensor, "N D K"], k: Float[Tensor, "N D K"], v: Float[Tensor, "N D K"]
-    ) -> Float[Tensor, "N D K"]:
-        q = q * q.shape[1] ** -0.5
-        out = torch.empty_like(q)
-        for rows, scores, weights in _parts(q):
-            _weigh(q[rows], k[rows], scores, weights)
-            torch.bmm(v[rows], weights.mT, out=out[rows])
-        ctx.save_for_backward(q, k, v, out)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Float[Tensor, "N D K"]) -> tuple[Tensor, Tensor, Tensor]:
-        # torch types neither what a context saved nor `apply`.
-        q, k, v, out = ctx.saved_tensors  # type: ignore[attr-defined]
-        dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        gradient = gradient.contiguous()
-        # One more channel carries the softmax's own term, -sum(gradient * out), into the product.
-        gradient_and_mean = torch.cat([gradient, -(gradient * out).sum(1, keepdim=True)], dim=1)
-        v_and_one = torch.cat([v, torch.ones_like(v[:, :1])], dim=1)
-        for rows, scores, weights in _parts(q):
-            _weigh(q[rows], k[rows], scores, weights)
-            torch.bmm(gradient[rows], weights, out=dv[rows])
-            torch.bmm(gradient_and_mean[rows].mT, v_and_one[rows], out=scores)
-            scores.mul_(weights)
-            torch.bmm(k[rows], scores.mT, out=dq[rows])
-            torch.bmm(q[rows], scores, out=dk[rows])
-        return dq.mul_(q.shape[1] ** -0.5), dk, dv
+def is_native(x: Tensor, head_dim: int) -> bool:
+    """Whether `attend` can do the attention of `x` to itself, in heads of `head_dim` channels."""
+    return head_dim in WIDTHS and _is_plain(x) and has_library()
 
 
-def _parts(q: Float[Tensor, "N D K"]) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Rows of `q` that are worked on together, and room for their scores and weights."""
-    count, _, tokens = q.shape
-    size = min(count, max(1, CACHED // tokens**2))
-    scores, weights = q.new_empty(2, size, tokens, tokens)
-    for start in range(0, count, size):
-        rows = slice(start, min(start + size, count))
-        yield rows, scores[: rows.stop - start], weights[: rows.stop - start]
+def _is_plain(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype == torch.float32
 
 
-def _weigh(q: Float[Tensor, "n D K"], k: Float[Tensor, "n D K"], scores: Tensor, weights: Tensor) -> None:
-    torch.bmm(q.mT, k, out=scores)
-    torch.softmax(scores, dim=-1, out=weights)
+def has_library() -> bool:
+    """Whether narrow.cpp is compiled; the first call does that, in a few seconds, where there is a compiler."""
+    return native.library(SOURCE) is not None
 
 
-def self_attention(
-    q: Float[Tensor, "N D K"], k: Float[Tensor, "N D K"], v: Float[Tensor, "N D K"]
-) -> Float[Tensor, "N D K"]:
-    """Scaled dot-product attention of each head's K tokens to each other."""
-    attended: Tensor = _SelfAttention.apply(q, k, v)  # type: ignore[no-untyped-call]  # untyped in torch
-    return attended
+torch.compiler.assume_constant_result(has_library)  # type: ignore[no-untyped-call]  # it marks the function
+
+
+@torch.library.custom_op(
+    "tinyworlds::attend", mutates_args=(), device_types="cpu", schema="(Tensor qkv, int heads) -> (Tensor, Tensor)"
+)
+def attend(qkv: Float[Tensor, "N P F"], heads: int) -> tuple[Float[Tensor, "N P E"], Float[Tensor, "N h P"]]:
+    """Scaled dot-product attention of each frame's P tokens to each other, ``F = 3 E``: queries, keys, values.
+
+    Also gives the logarithm, base 2, of what each query's weights add up to before they are divided by it: the
+    backward pass computes them again.
+    """
+    frames, tokens, width = qkv.shape
+    out, log_sums = qkv.new_empty(frames, tokens, width // 3), qkv.new_empty(frames, heads, tokens)
+    _call("forward", (qkv.contiguous(), out, log_sums), heads)
+    return out, log_sums
+
+
+@torch.library.custom_op(
+    "tinyworlds::attend_backward",
+    mutates_args=(),
+    device_types="cpu",
+    schema="(Tensor qkv, Tensor out, Tensor log_sums, Tensor gradient, int heads) -> Tensor",
+)
+def attend_backward(
+    qkv: Float[Tensor, "N P F"],
+    out: Float[Tensor, "N P E"],
+    log_sums: Float[Tensor, "N h P"],
+    gradient: Float[Tensor, "N P E"],
+    heads: int,
+) -> Float[Tensor, "N P F"]:
+    """The gradient of `attend` with respect to `qkv`."""
+    qkv_gradient = torch.empty_like(qkv, memory_format=torch.contiguous_format)
+    _call("backward", (qkv.contiguous(), out, log_sums, gradient.contiguous(), qkv_gradient), heads)
+    return qkv_gradient
+
+
+def _call(name: str, tensors: Sequence[Tensor], heads: int) -> None:
+    """Call a function of narrow.cpp, which takes contiguous tensors, the first of them `qkv`, and their sizes."""
+    library = native.library(SOURCE)
+    assert library is not None
+    frames, tokens, width = tensors[0].shape
+    sizes = [ctypes.c_int64(size) for size in (frames, tokens, heads)]
+    pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
+    library[f"{name}_{width // (3 * heads)}"](*pointers, *sizes, ctypes.c_int(torch.get_num_threads()))
+
+
+@attend.register_fake
+def _(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+    frames, tokens, width = qkv.shape
+    return qkv.new_empty(frames, tokens, width // 3), qkv.new_empty(frames, heads, tokens)
+
+
+attend_backward.register_fake(lambda qkv, *_: torch.empty_like(qkv, memory_format=torch.contiguous_format))
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(inputs[0], *output)
+    ctx.heads = inputs[1]
+
+
+def _differentiate(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None]:
+    return attend_backward(*ctx.saved_tensors, gradient, ctx.heads), None
+
+
+attend.register_autograd(_differentiate, setup_context=_keep)
 
 
 def attention_over_frames(

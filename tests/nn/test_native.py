@@ -1,0 +1,56 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tinyworlds.nn import native
+
+SOURCE = 'extern "C" int answer() { return %d; }'
+
+
+@pytest.fixture
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A source file, and an empty cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = tmp_path / "answer.cpp"
+    path.write_text(SOURCE % 42)
+    return path
+
+
+def built(folder: Path) -> list[Path]:
+    return sorted((folder / "cache/tinyworlds").iterdir())
+
+
+def test_a_library_is_compiled_once_and_again_when_its_source_changes(source, tmp_path):
+    assert native.library.__wrapped__(source).answer() == 42
+    (first,) = built(tmp_path)
+    made = first.stat().st_mtime_ns
+    assert native.library.__wrapped__(source).answer() == 42
+    assert first.stat().st_mtime_ns == made
+    source.write_text(SOURCE % 43)
+    assert native.library.__wrapped__(source).answer() == 43
+    assert len(built(tmp_path)) == 2
+
+
+def test_what_does_not_compile_is_no_library_and_leaves_nothing(source, tmp_path):
+    source.write_text("no C++")
+    assert native.library.__wrapped__(source) is None
+    assert built(tmp_path) == []
+
+
+def test_a_compiler_that_is_named_is_used(source, tmp_path, monkeypatch):
+    script = tmp_path / "own-cxx"
+    script.write_text('#!/bin/sh\ntouch "$(dirname "$0")/used"\nexec c++ "$@"\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("CXX", str(script))
+    assert native.library.__wrapped__(source).answer() == 42
+    assert (tmp_path / "used").exists()
+
+
+def test_two_processes_that_compile_at_once_both_get_it(source):
+    script = "import sys; from pathlib import Path; from tinyworlds.nn import native; " + (
+        "assert native.library(Path(sys.argv[1])).answer() == 42"
+    )
+    processes = [subprocess.Popen([sys.executable, "-c", script, str(source)]) for _ in range(2)]
+    assert [process.wait(timeout=60) for process in processes] == [0, 0]
