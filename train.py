@@ -1,9 +1,8 @@
 """Train one stage, or all three in order: ``python train.py [stage=…] [data=…] [experiment=…]``."""
 
-import contextlib
 import logging
+import os
 import shlex
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,18 +10,33 @@ from typing import Any
 import lightning
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
-from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 
-from tinyworlds.checkpoints import load_tokenizers, write_result
+from tinyworlds.checkpoints import RESULT, finished, load_tokenizers, write_result
 from tinyworlds.command import build, command
 from tinyworlds.data.datamodules import ClipDataModule
 from tinyworlds.data.settings import check_whole
+from tinyworlds.divergence import LAST
 from tinyworlds.models import STAGES, Stage
 from tinyworlds.models.description import check_limits
 from tinyworlds.models.stage import METRIC
 from tinyworlds.optim import Optimization
+from tinyworlds.runs import (
+    CONFIG,
+    check_same,
+    claimed,
+    continued,
+    discard,
+    first_process,
+    run_folder,
+    save_config,
+    unfinished,
+)
 from tinyworlds.trainer import build_trainer
+from tinyworlds.training import fit, memory_explained, outcome
+
+RESUMED = "TINYWORLDS_RESUMED"
+"""Environment variable by which the processes that Lightning starts learn what the first one resumes."""
 
 # Lightning's advice and its doubts about what is meant here.
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -40,37 +54,87 @@ for doubt in (
 def main(config: DictConfig) -> float:
     """The best validation loss of the last stage trained, which is what a sweep minimizes."""
     chosen = HydraConfig.get().runtime.choices["stage"]
-    return train(config, chosen)[1] if chosen in STAGES else train_all(config)
+    folder = folder_to_resume(config, chosen)
+    if folder is not None or not first_process():
+        discard(Path(HydraConfig.get().runtime.output_dir))
+    with memory_explained():
+        if chosen not in STAGES:
+            return train_all(config, folder)
+        if folder is not None:
+            config.run_dir = str(folder)
+        return train(config, chosen, resumed=folder is not None)[1]
 
 
-def train_all(config: DictConfig) -> float:
-    """Train the stages in order, each on its own composed config, but no tokenizer that is given."""
+def train_all(config: DictConfig, resumed: Path | None) -> float:
+    """Train the stages in order, each on its own composed config, but no tokenizer that is given.
+
+    While they are trained, runs/<dataset>/all/<time>/ says what is being done.
+    """
     checkpoints = {name: config[name] for name in ("video_tokenizer", "action_tokenizer") if config[name]}
-    task = [
-        o for o in HydraConfig.get().overrides.task if o.partition("=")[0] not in ("stage", "run_dir", *checkpoints)
-    ]
-    hydra_dir = Path(HydraConfig.get().runtime.output_dir)
+    replaced = ("stage", "run_dir", "resume", *checkpoints)
+    task = [o for o in HydraConfig.get().overrides.task if o.partition("=")[0] not in replaced]
+    record = resumed or Path(HydraConfig.get().runtime.output_dir)
     runs = Path(config.runs_dir, config.data.name)
-    here = hydra_dir.relative_to((runs / "all").absolute())
     todo = [name for name in STAGES if name not in checkpoints]
-    with contextlib.suppress(OSError):  # nothing is kept there: each stage has a folder of its own
-        hydra_dir.rmdir()
-        hydra_dir.parent.rmdir()
+    discard(record)
     for stage in todo:
         build_trainer(compose("train", [*task, f"stage={stage}", "run_dir=none"]))  # typing errors cost no training
     loss = float("nan")
-    for stage in todo:
-        known = [f"{name}='{path}'" for name, path in checkpoints.items()]
-        staged = compose("train", [*task, *known, f"stage={stage}", f"run_dir='{runs / stage / here}'"])
-        checkpoints[stage], loss = train(staged, stage)
+    with continued(record) if resumed else claimed(record) as record:
+        if resumed:
+            check_same(record, config)
+        else:
+            save_config(config, record)
+        here = record.absolute().relative_to((runs / "all").absolute())
+        for stage in todo:
+            known = [f"{name}='{path}'" for name, path in checkpoints.items()]
+            folder = runs / stage / here
+            staged = compose("train", [*task, *known, f"stage={stage}", f"run_dir='{folder}'"])
+            begun = resumed is not None and (folder / CONFIG).exists()
+            checkpoints[stage], loss = train(staged, stage, resumed=begun, record=record)
+    discard(record)
     return loss
 
 
-def train(config: DictConfig, stage: str) -> tuple[Path, float]:
-    """Train `stage` as its composed `config` says; returns its best checkpoint and the validation loss of that."""
-    began = time.monotonic()
+def train(config: DictConfig, stage: str, *, resumed: bool = False, record: Path | None = None) -> tuple[Path, float]:
+    """Train `stage` as its composed `config` says; returns its best checkpoint and the validation loss of that.
+
+    With `resumed` it goes on in the run's folder. `record` is what is to be resumed where it is part of more.
+    """
+    folder = Path(config.run_dir)
+    if resumed and (folder / RESULT).exists():
+        best, loss = finished(folder)
+        print(f"{stage}: has finished, {best}", flush=True)
+        return best, loss
+    with continued(folder) if resumed else claimed(folder) as folder:
+        config.run_dir = str(folder)
+        if resumed:
+            check_same(folder, config)
+            told = DictConfig(OmegaConf.load(folder / CONFIG))
+            config.video_tokenizer, config.action_tokenizer = told.video_tokenizer, told.action_tokenizer
+        trainer, model, data = prepared(config, stage)
+        if not resumed:
+            save_config(config, folder)
+        trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        print(f"{stage}: {trained:,} parameters, {folder}{', resumed' if resumed else ''}", flush=True)
+        fit(trainer, model, data, resumed=resumed, again=lambda: command_line(resume=record or folder))
+        best, loss, seconds = outcome(trainer)
+        write_result(
+            folder,
+            stage=stage,
+            checkpoint=best,
+            metric=loss,
+            seconds=seconds,
+            command=command_line(),
+            tokenizers=[config.video_tokenizer, config.action_tokenizer] if stage == "dynamics" else [],
+        )
+    print(f"{stage}: {METRIC} {loss:.4g}, {best}", flush=True)
+    return best, loss
+
+
+def prepared(config: DictConfig, stage: str) -> tuple[lightning.Trainer, Stage, ClipDataModule]:
+    """What trains, is trained and is trained on; what can be refused is refused before the first frame is read."""
     check_whole("seed", config.seed, at_least=0)
-    # All that can be refused is refused before the first frame is recorded or read.
     trainer = build_trainer(config)
     data: ClipDataModule = build(config.data)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
@@ -78,31 +142,34 @@ def train(config: DictConfig, stage: str) -> tuple[Path, float]:
     check_limits(model)
     model.optimization = Optimization(build(config.optimizer), build(config.lr_schedule), config.seed)
     model.optimization.lr_schedule(model.optimization.optimizer(model.parameters()), total_steps=1)
-
     if config.compile:
         model.compile_parts()
+    return trainer, model, data
 
-    run_dir = Path(config.run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(config, run_dir / "config.yaml", resolve=True)
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    print(f"{stage}: {trained:,} parameters, {run_dir}", flush=True)
-    trainer.fit(model, data)
-    saved = trainer.checkpoint_callback
-    if not isinstance(saved, ModelCheckpoint) or saved.best_model_score is None:
-        raise ValueError(f"{stage} ended before its first validation, so nothing was kept: lower validations or steps")
-    best, loss = run_dir / Path(saved.best_model_path).name, float(saved.best_model_score)
-    write_result(
-        run_dir,
-        stage=stage,
-        checkpoint=best,
-        metric=loss,
-        seconds=time.monotonic() - began,
-        command=shlex.join(["python", "train.py", *HydraConfig.get().overrides.task]),
-        tokenizers=[config.video_tokenizer, config.action_tokenizer] if stage == "dynamics" else [],
-    )
-    print(f"{stage}: {METRIC} {loss:.4g}, {best}", flush=True)
-    return best, loss
+
+def command_line(resume: Path | None = None) -> str:
+    """How this process was started, or how to `resume` a run of it."""
+    task = HydraConfig.get().overrides.task
+    if resume is not None:
+        task = [*(o for o in task if o.partition("=")[0] != "resume"), f"resume={resume}"]
+    return shlex.join(["python", "train.py", *task])
+
+
+def folder_to_resume(config: DictConfig, stage: str) -> Path | None:
+    """What ``resume`` means; None: to begin anew."""
+    if config.resume is None:
+        return None
+    runs = Path(config.runs_dir, config.data.name, stage)
+    if not first_process() and RESUMED in os.environ:  # started by the process that chose, with the same command line
+        return Path(os.environ[RESUMED]) if os.environ[RESUMED] else None
+    if config.resume == "auto":
+        folder = unfinished(runs, config, needs=CONFIG if stage == "all" else LAST)
+        if folder is None:
+            print(f"resume=auto: no unfinished run of this config in {runs}/, so this one begins anew", flush=True)
+    else:
+        folder = run_folder(config.resume, record=runs if stage == "all" else None)
+    os.environ[RESUMED] = str(folder or "")
+    return folder
 
 
 def build_stage(config: DictConfig, stage: str, data: ClipDataModule) -> Stage:

@@ -95,7 +95,7 @@ class LogLines(ProgressBar):
 
 
 class Throughput(Callback):
-    """Logs ``steps_per_second`` every `every_n_steps` optimizer steps: their mean, validation left out."""
+    """Logs ``steps_per_second`` every `every_n_steps` optimizer steps: the mean since then, validation left out."""
 
     def __init__(self, *, every_n_steps: int) -> None:
         self.every_n_steps = every_n_steps
@@ -107,7 +107,7 @@ class Throughput(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         steps = trainer.global_step - self._step
-        if steps < self.every_n_steps:
+        if steps == 0 or trainer.global_step % self.every_n_steps:
             return
         now = time.monotonic()
         for logger in trainer.loggers:
@@ -135,6 +135,12 @@ class Pictures(Callback):
         self.every_n_steps = every_n_steps
         self.fps = fps
         self._drawn_at: int | None = None
+
+    def state_dict(self) -> dict[str, int | None]:
+        return {"drawn_at": self._drawn_at}
+
+    def load_state_dict(self, state_dict: dict[str, int | None]) -> None:
+        self._drawn_at = state_dict["drawn_at"]
 
     def on_validation_batch_end(
         self,

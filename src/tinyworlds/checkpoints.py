@@ -137,14 +137,26 @@ def newest(runs_dir: str | Path, dataset: str, stage: str) -> Path:
         FileNotFoundError: there is none; the sentence says which command makes one.
         ValueError: its result is damaged.
     """
-    finished = sorted(Path(runs_dir).glob(f"{dataset}/{stage}/*/{RESULT}"))
-    if not finished:
+    results = sorted(Path(runs_dir).glob(f"{dataset}/{stage}/*/{RESULT}"))
+    if not results:
         raise FileNotFoundError(
             f"no finished {stage} of data={dataset} in {runs_dir}/: "
             f"make one with `python train.py stage={stage} data={dataset}`"
             f", or name a checkpoint with {'ckpt' if stage == 'dynamics' else stage}=PATH"
         )
-    name = read_object(finished[-1], "result of a run").get("checkpoint")
+    return finished(results[-1].parent)[0]
+
+
+def finished(folder: Path) -> tuple[Path, float]:
+    """The best checkpoint of the finished run in `folder`, and its validation loss.
+
+    Raises:
+        FileNotFoundError: it has not finished.
+        ValueError: its result is damaged.
+    """
+    path = folder / RESULT
+    result = read_object(path, "result of a run")
+    name = result.get("checkpoint")
     if not isinstance(name, str) or name in ("", "..") or Path(name).name != name:
-        raise ValueError(f"{finished[-1]} is no result of a run: its checkpoint is no file beside it")
-    return finished[-1].parent / name
+        raise ValueError(f"{path} is no result of a run: its checkpoint is no file beside it")
+    return folder / name, float(result.get(METRIC, "nan"))

@@ -10,13 +10,15 @@ from omegaconf import DictConfig
 from tinyworlds.command import build
 from tinyworlds.data.settings import check_whole
 from tinyworlds.devices import allow_tf32
+from tinyworlds.saving import WholeFiles
 
 
 def build_trainer(config: DictConfig) -> lightning.Trainer:
     """The trainer, with precision chosen by device, and validations that divide the run evenly."""
     options: dict[str, Any] = {
         "default_root_dir": config.run_dir,
-        "val_check_interval": validation_interval(config.trainer.max_steps, config.validations),
+        "val_check_interval": validation_interval(config.trainer.max_steps, config.validations)
+        * config.trainer.get("accumulate_grad_batches", 1),  # Lightning counts batches
         "check_val_every_n_epoch": None,
         "num_sanity_val_steps": 0,
     }
@@ -32,7 +34,9 @@ def build_trainer(config: DictConfig) -> lightning.Trainer:
         options["precision"] = "bf16-mixed" if gpu and torch.cuda.is_bf16_supported() else "32-true"
     callbacks = [build(node) for node in config.callbacks.values()]
     try:
-        return build(config.trainer, logger=build(config.logger), callbacks=callbacks, **options)
+        return build(
+            config.trainer, logger=build(config.logger), callbacks=callbacks, plugins=[WholeFiles()], **options
+        )
     except MisconfigurationException as error:
         raise ValueError(f"trainer: {error}") from None
 

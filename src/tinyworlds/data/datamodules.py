@@ -158,13 +158,19 @@ class ClipDataModule(LightningDataModule):
 
     def train_dataloader(self) -> ClipLoader:
         order = ShuffledOrder(size=len(self.train_clips), seed=self.seed)
-        # Batches of one size, unless there is no full one.
-        return self._loader(self._train_data, order, drop_last=True)
+        accumulated = self.trainer.accumulate_grad_batches if self.trainer is not None else 1
+        return self._loader(self._train_data, order, drop_last=True, accumulated=accumulated)
 
     def val_dataloader(self) -> ClipLoader:
         return self._loader(self.val_clips, FixedOrder(size=len(self.val_clips), seed=0), drop_last=False)
 
-    def _loader(self, clips: Dataset[Any], order: FixedOrder, *, drop_last: bool) -> ClipLoader:
+    def first_frames(self, epoch: int, batch: int) -> list[int]:
+        """Where in the store the clips begin that all processes together train on in a batch; while training."""
+        assert self.trainer is not None
+        loader: ClipLoader = self.trainer.train_dataloader  # type: ignore[assignment]
+        return [int(frame) for frame in self.train_clips.start(loader.batch_sampler.of_all(epoch, batch))]
+
+    def _loader(self, clips: Dataset[Any], order: FixedOrder, *, drop_last: bool, accumulated: int = 1) -> ClipLoader:
         processes = self.trainer.distributed_sampler_kwargs if self.trainer is not None else None
         rank, world_size = (processes["rank"], processes["num_replicas"]) if processes else (0, 1)
         batches = OwnBatches(
@@ -172,7 +178,8 @@ class ClipDataModule(LightningDataModule):
             batch_size=self.batch_size,
             rank=rank,
             world_size=world_size,
-            drop_last=drop_last and len(order) >= world_size * self.batch_size,
+            accumulated=accumulated,
+            drop_last=drop_last,
         )
         workers = self.num_workers if isinstance(clips, Clips) and not self.store.mapped else 0
         return ClipLoader(clips, batches, num_workers=workers)

@@ -1,6 +1,7 @@
 """In what order clips come, which rows of a batch a process gets, and where it goes on after a resume."""
 
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,9 @@ class FixedOrder:
     def __len__(self) -> int:
         return self._size
 
-    def indices(self) -> Int64[np.ndarray, " size"]:
+    def indices(self, epoch: int) -> Int64[np.ndarray, " size"]:
         """All of them, 8 bytes each."""
-        return np.random.default_rng((self._seed, self.epoch)).permutation(self._size)
+        return np.random.default_rng((self._seed, epoch)).permutation(self._size)
 
 
 class ShuffledOrder(FixedOrder):
@@ -39,14 +40,25 @@ class OwnBatches(Sampler[list[int]]):
     piece. So the rows of all ranks, put together, are the batches of one process whose batch size is
     `world_size` times as large, and every index goes to exactly one process.
 
-    What is too little for a full batch at the end of an epoch is left out with `drop_last`; else it is one more,
-    smaller batch, from which fewer than `world_size` indices are left out, so that all ranks have equally many rows.
+    What is too little for a full batch at the end of an epoch is left out with `drop_last`, unless there is no full
+    one; else it is one more, smaller batch, from which fewer than `world_size` indices are left out, so that all
+    ranks have equally many rows.
+    An epoch has a multiple of `accumulated` batches, those of one optimizer step: none is half done at its end.
 
     Raises:
-        ValueError: there are fewer indices than processes.
+        ValueError: there are fewer indices than processes, or fewer batches than `accumulated`.
     """
 
-    def __init__(self, order: FixedOrder, *, batch_size: int, rank: int, world_size: int, drop_last: bool) -> None:
+    def __init__(
+        self,
+        order: FixedOrder,
+        *,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        accumulated: int = 1,
+        drop_last: bool,
+    ) -> None:
         if len(order) < world_size:
             raise ValueError(
                 f"{len(order)} clips are too few for {world_size} processes: lower trainer.devices or use more frames"
@@ -55,22 +67,38 @@ class OwnBatches(Sampler[list[int]]):
         self._batch_size = batch_size
         self._rank = rank
         self._world_size = world_size
-        self._drop_last = drop_last
         self.skipped = 0
         """How many batches the next iteration leaves out at its beginning."""
+        self.clips_in_all = world_size * batch_size
+        """Indices in a full batch of all processes."""
+        full, rest = divmod(len(order), self.clips_in_all)
+        batches = full + ((not drop_last or not full) and rest >= world_size)
+        if batches < accumulated:
+            raise ValueError(
+                f"trainer.accumulate_grad_batches={accumulated}: an epoch has only {batches} batches of "
+                f"data.batch_size={batch_size}: lower one of them"
+            )
+        self._length = batches // accumulated * accumulated
 
     def __len__(self) -> int:
-        full, rest = divmod(len(self.sampler), self._world_size * self._batch_size)
-        return full + (not self._drop_last and rest >= self._world_size)
+        return self._length
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = self.sampler.indices()
+        order = self.sampler.indices(self.sampler.epoch)
         return (order[self._rows(batch)].tolist() for batch in range(self.skipped, len(self)))
 
+    def of_all(self, epoch: int, batch: int) -> Int64[np.ndarray, " rows"]:
+        """The rows that all ranks together get of a batch."""
+        begin = batch * self.clips_in_all
+        return self.sampler.indices(epoch)[begin : begin + self._share(begin) * self._world_size]
+
     def _rows(self, batch: int) -> slice:
-        begin = batch * self._world_size * self._batch_size
-        count = min((len(self.sampler) - begin) // self._world_size, self._batch_size)
+        begin = batch * self.clips_in_all
+        count = self._share(begin)
         return slice(begin + self._rank * count, begin + (self._rank + 1) * count)
+
+    def _share(self, begin: int) -> int:
+        return min((len(self.sampler) - begin) // self._world_size, self._batch_size)
 
 
 class ClipLoader(DataLoader[Any]):
@@ -81,6 +109,8 @@ class ClipLoader(DataLoader[Any]):
     """
 
     batch_sampler: OwnBatches
+    between: Callable[[], None] | None = None
+    """Called before each batch is handed out, when all is done with those before."""
 
     def __init__(self, clips: Dataset[Any], batches: OwnBatches, *, num_workers: int) -> None:
         super().__init__(
@@ -90,6 +120,7 @@ class ClipLoader(DataLoader[Any]):
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             collate_fn=as_batch,
+            worker_init_fn=leave_signals,
         )
 
     def __iter__(self) -> Any:
@@ -101,18 +132,37 @@ class ClipLoader(DataLoader[Any]):
 
     def _counted(self, loaded: Iterator[Any]) -> Iterator[Any]:
         handed_out = self._handed_out
-        for batch in loaded:
+        for _ in range(handed_out["batches"], len(self)):
+            if self.between is not None:
+                self.between()
+            batch = next(loaded)
             handed_out["batches"] += 1
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """The epoch and how many of its batches were handed out."""
-        return dict(self._handed_out)
+        """The epoch, how many of its batches were handed out, and of how many clips they are, over all processes."""
+        return {**self._handed_out, "clips": self.batch_sampler.clips_in_all}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Have the next iteration go on where `state` was taken."""
+        """Have the next iteration go on where `state` was taken.
+
+        Raises:
+            ValueError: batches had another size there.
+        """
+        clips = self.batch_sampler.clips_in_all
+        if state["clips"] != clips:
+            raise ValueError(
+                f"resume: the run had batches of {state['clips']} clips over all its processes, this one of {clips}: "
+                "choose data.batch_size and trainer.devices so that their product is the same"
+            )
         epochs, self.batch_sampler.skipped = divmod(state["batches"], len(self.batch_sampler))
         self.batch_sampler.sampler.epoch = state["epoch"] + epochs
+
+
+def leave_signals(_worker: int) -> None:
+    """Leave it to the process that trains what to do about signals that come to all: it still wants its batches."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def as_batch(batch: Any) -> Any:

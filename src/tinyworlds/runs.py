@@ -1,0 +1,180 @@
+"""Folders of runs: one for each, and which of them can go on."""
+
+import contextlib
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig, OmegaConf
+
+from tinyworlds.checkpoints import RESULT
+from tinyworlds.divergence import LAST
+from tinyworlds.media import replacing
+
+CONFIG = "config.yaml"
+LOCK = ".lock"
+MAY_DIFFER = (
+    "resume",
+    "run_dir",
+    "runs_dir",
+    "data_dir",
+    "data.num_workers",
+    "logger",
+    "callbacks.checkpoint.dirpath",
+    "callbacks.last.every_n_steps",
+    "callbacks.progress",
+    "callbacks.throughput",
+    "callbacks.pictures",
+    "trainer.accelerator",
+)
+"""Options, with all below them, that change nothing of what a run learns."""
+PROCESSES = ("trainer.devices", "trainer.num_nodes", "trainer.strategy")
+"""Where these differ, so may the batch size of a process: the loader sees to it that all batches together do not."""
+
+
+def first_process() -> bool:
+    """Whether this is the first of the processes that train together: the one that writes."""
+    return not getattr(rank_zero_only, "rank", 0)
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[Path]:
+    """A new run's folder, this process's alone: `folder`, or the next free name where that is another's."""
+    if not first_process():  # the first process does it for all
+        yield folder
+        return
+    for number in count(1):
+        candidate = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        candidate.mkdir(parents=True, exist_ok=True)
+        with _locked(candidate) as free:
+            if free and not (candidate / CONFIG).exists():
+                yield candidate
+                return
+
+
+@contextmanager
+def continued(folder: Path) -> Iterator[Path]:
+    """The folder of a run that goes on, this process's alone.
+
+    Raises:
+        ValueError: another process is training there.
+    """
+    with _locked(folder) if first_process() else contextlib.nullcontext(True) as free:
+        if not free:
+            raise ValueError(f"resume={folder}: another process is training there, wait until it has ended")
+        yield folder
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Whether the folder could be locked; the system unlocks it when the process ends, however it does.
+
+    Where the file system has no locks every folder passes for free.
+    """
+    with (folder / LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        except OSError:
+            pass
+        yield True
+
+
+def save_config(config: DictConfig, folder: Path) -> None:
+    """Write what a run was told, all of it."""
+    if first_process():
+        with replacing(folder / CONFIG) as unfinished:
+            OmegaConf.save(config, unfinished, resolve=True)
+
+
+def unfinished(runs: Path, config: DictConfig, *, needs: str) -> Path | None:
+    """The newest run in `runs`, members of sweeps included, of this `config` that has not finished and has the file
+    `needs`, and that nobody is training."""
+    for folder in sorted(
+        (path.parent for path in (*runs.glob(f"*/{CONFIG}"), *runs.glob(f"*/*/{CONFIG}"))), reverse=True
+    ):
+        if (folder / RESULT).exists() or not (folder / needs).exists() or differences(folder, config):
+            continue
+        with _locked(folder) as free:
+            if free:
+                return folder
+    return None
+
+
+def differences(folder: Path, config: DictConfig) -> list[str]:
+    """The options that matter in which a run's config differs from `config`, as ``key=there, here other``."""
+    there, here = (_flat(OmegaConf.to_container(c, resolve=True)) for c in (OmegaConf.load(folder / CONFIG), config))
+    ignored: tuple[str, ...] = MAY_DIFFER
+    if any(there.get(key) != here.get(key) for key in PROCESSES):
+        ignored += (*PROCESSES, "data.batch_size")
+    return [
+        f"{key}={there.get(key)} there, {here.get(key)} here"
+        for key in sorted({*there, *here})
+        if there.get(key) != here.get(key)
+        and not any(key == option or key.startswith(f"{option}.") for option in ignored)
+        # Tokenizers that are not given are chosen when the run begins, and noted.
+        and not (key in ("video_tokenizer", "action_tokenizer") and here.get(key) is None)
+    ]
+
+
+def check_same(folder: Path, config: DictConfig) -> None:
+    """Refuse to go on with a run that was told otherwise.
+
+    Raises:
+        ValueError: names the options that differ.
+    """
+    if differing := differences(folder, config):
+        raise ValueError(
+            f"resume={folder}: {'; '.join(differing)}: give the same options, or begin anew without resume"
+        )
+
+
+def run_folder(path: str, *, record: Path | None) -> Path:
+    """The folder that ``resume=path`` means; where all stages are trained, that in `record` which tells of them.
+
+    Raises:
+        FileNotFoundError: there is no such run.
+        ValueError: it has finished, or the path is that of another checkpoint.
+    """
+    folder = Path(path).parent if path.endswith(".ckpt") else Path(path)
+    if path.endswith(".ckpt") and Path(path).name != LAST:
+        raise ValueError(f"resume={path}: a run goes on from its {LAST}, give that or the folder of the run")
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(
+            f"resume={path}: there is no {folder / CONFIG}: name the folder of a run, or its {LAST}"
+        )
+    if record is not None:
+        beside = record.parent.absolute()
+        inside = folder.absolute().relative_to(beside).parts[1:] if folder.absolute().is_relative_to(beside) else ()
+        folder = record.joinpath(*inside)
+        if not (folder / CONFIG).is_file():
+            raise ValueError(f"resume={path}: this is no unfinished run of stage=all: name the stage as well")
+    if (folder / RESULT).exists():
+        raise ValueError(f"resume={path}: this run has finished, its {RESULT} says so: begin anew without resume")
+    return folder
+
+
+def discard(folder: Path) -> None:
+    """Remove the folder of a run in which nothing has been kept, and the one above when it is empty then."""
+    with contextlib.suppress(OSError):
+        if {path.name for path in folder.iterdir()} <= {CONFIG, LOCK}:
+            for path in folder.iterdir():
+                path.unlink()
+        folder.rmdir()
+        folder.parent.rmdir()
+
+
+def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(node, dict):
+        return {prefix: node}
+    return {
+        name: value
+        for key, part in node.items()
+        for name, value in _flat(part, f"{prefix}.{key}" if prefix else str(key)).items()
+    }

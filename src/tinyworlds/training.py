@@ -1,0 +1,78 @@
+"""Running the trainer: from where, and what is said when it ends before its time."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from tinyworlds.data.datamodules import ClipDataModule
+from tinyworlds.divergence import LAST
+from tinyworlds.interruption import Interrupted
+from tinyworlds.last_checkpoint import LastCheckpoint, take_back
+from tinyworlds.models import Stage
+
+
+def fit(trainer: Trainer, model: Stage, data: ClipDataModule, *, resumed: bool, again: Callable[[], str]) -> None:
+    """Train; with `resumed` go on from the last checkpoint in the trainer's folder, or at the beginning where none is.
+
+    Raises:
+        SystemExit: the run was interrupted; `again` gives the command that goes on, which was printed.
+    """
+    folder = Path(trainer.default_root_dir)
+    last = folder / LAST
+    if resumed and not last.exists() and trainer.is_global_zero:
+        take_back(folder, {})
+    try:
+        trainer.fit(model, data, ckpt_path=last if resumed and last.exists() else None, weights_only=True)
+    except Interrupted as stop:
+        if trainer.is_global_zero:
+            saved = f"{last} is saved" if last.exists() else "nothing was done yet"
+            print(f"stopped by {stop.signal.name} at step {trainer.global_step}, {saved}; to go on:", flush=True)
+            print(f"  {again()}", flush=True)
+        raise
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):  # before the first step; Lightning makes it a 1
+            raise stop.__context__ from None
+        raise
+
+
+def outcome(trainer: Trainer) -> tuple[Path, float, float]:
+    """The best checkpoint, its validation loss, and the seconds that the run took.
+
+    Raises:
+        ValueError: nothing was kept.
+    """
+    kept = {type(callback): callback for callback in trainer.checkpoint_callbacks}
+    best, last = kept.get(ModelCheckpoint), kept.get(LastCheckpoint)
+    if not isinstance(best, ModelCheckpoint) or not isinstance(last, LastCheckpoint):
+        raise ValueError("callbacks: checkpoint and last are needed, without them nothing is kept")
+    if best.best_model_score is None:
+        raise ValueError("the run ended before its first validation, so nothing was kept: lower validations or steps")
+    path = Path(best.best_model_path)
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path, float(best.best_model_score), last.seconds
+
+
+@contextmanager
+def memory_explained() -> Iterator[None]:
+    """Say which options take less memory, where there is not enough of it.
+
+    Raises:
+        ValueError: there is not.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        said = str(error)
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and not any(
+            sign in said for sign in ("not enough memory", "can't allocate memory", "out of memory")
+        ):
+            raise
+        what = said.partition("\n")[0].rstrip(".") or "an allocation failed"
+        raise ValueError(
+            f"there is not enough memory ({what}): lower data.batch_size and raise trainer.accumulate_grad_batches as "
+            "much, or lower data.clip_length or stage.embed_dim"
+        ) from None
