@@ -135,6 +135,22 @@ def test_a_mismatch_names_both_values(video_tokenizer, use, named):
         video_tokenizer.check_fits("a.ckpt", frame_size=frame_size, dataset=dataset)
 
 
+@pytest.mark.parametrize(
+    ("use", "named"),
+    [
+        ({"path": "data/others/*.h5"}, r"games/\*\.h5 \(3 stores\).*others/\*\.h5 \(3 stores\)"),
+        ({"path": "data/games/a*.h5"}, r"games/\*\.h5 .*games/a\*\.h5"),
+        ({"stores": 4}, r"games/\*\.h5 \(3 stores\).*games/\*\.h5 \(4 stores\)"),
+    ],
+)
+def test_many_stores_must_be_the_same_ones(video_tokenizer, use, named):
+    video_tokenizer.dataset |= {"path": "data/games/*.h5", "stores": 3}
+    dataset = {**video_tokenizer.dataset, "path": "/elsewhere/games/*.h5"}
+    video_tokenizer.check_fits("a.ckpt", frame_size=(16, 24), dataset=dataset)
+    with pytest.raises(ValueError, match=named):
+        video_tokenizer.check_fits("a.ckpt", frame_size=(16, 24), dataset=dataset | use)
+
+
 def test_the_same_frames_in_another_folder_fit(video_tokenizer):
     dataset = {**video_tokenizer.dataset, "path": "elsewhere/test.h5", "clip_length": 9}
     video_tokenizer.check_fits("a.ckpt", frame_size=(16, 24), dataset=dataset)

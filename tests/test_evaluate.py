@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from tinyworlds import World, probe
+from tinyworlds.data.store import FrameStore, StoreWriter
+from tinyworlds.data.truth import true_actions
 from tinyworlds.evaluate import evaluate, main
 from tinyworlds.models import Dynamics
 from tinyworlds.scenes import held_out
@@ -176,3 +178,17 @@ def test_a_world_of_random_weights_controls_nothing(saved):
     scores = evaluate(world, held_out(world.dynamics, store=None), clips=16, seed=0).scores.values
     assert scores["obedience.accuracy"] - scores["obedience.chance"] < 0.15
     assert scores["prediction.psnr_1"] < scores["prediction.copy_psnr_1"]
+
+
+@pytest.mark.slow
+def test_many_stores_are_evaluated_as_one_with_all_their_frames(saved, measure, tmp_path):
+    with FrameStore(tmp_path / "square.h5") as whole:
+        frames, actions = whole.read(0, 72), true_actions(whole.path, 0, 72)
+    options = {"height": 16, "width": 24, "source": "a moving square", "fps": 5.0, "action_names": NAMES}
+    for number, start in enumerate((0, 24, 36)):
+        stop = (24, 36, 72)[number]
+        with StoreWriter(tmp_path / "many" / f"{number}.h5", **options) as writer:
+            for episode in range(start, stop, 12):
+                writer.start_episode()
+                writer.append(frames[episode : episode + 12], actions[episode : episode + 12])
+    assert measure(f"store='{tmp_path}/many/*.h5'") == measure()

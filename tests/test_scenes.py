@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import h5py
@@ -7,7 +8,7 @@ import pytest
 from PIL import Image
 
 from tinyworlds import World, scenes
-from tinyworlds.scenes import SCENES, find, png_bytes, read
+from tinyworlds.scenes import SCENES, find, held_out, png_bytes, read
 
 
 @pytest.fixture
@@ -89,6 +90,19 @@ def test_a_shared_world_brings_scenes_where_its_store_is_at_hand(dynamics, store
     World(dynamics).save_pretrained(tmp_path / "without")
     assert not (tmp_path / "without" / SCENES).exists()
     assert "store=FRAMES.h5" in (tmp_path / "without" / "README.md").read_text()
+
+
+def test_other_frames_than_before_are_not_held_out_where_stores_were_added(dynamics, store, tmp_path):
+    (tmp_path / "many").mkdir()
+    for number in range(2):
+        shutil.copy(store, tmp_path / "many" / f"{number}.h5")
+    dynamics.dataset |= {"path": str(tmp_path / "many" / "*.h5"), "stores": 2}
+    assert held_out(dynamics, store=None).store.num_frames == 96
+    shutil.copy(store, tmp_path / "many" / "2.h5")
+    with pytest.raises(ValueError, match=r"was trained on 2 stores, .*\*\.h5 matches 3.*store="):
+        held_out(dynamics, store=None)
+    assert held_out(dynamics, store=dynamics.dataset["path"]).store.num_frames == 144
+    assert held_out(dynamics, store=str(store)).store.num_frames == 48
 
 
 def test_a_store_of_another_game_is_no_reason_not_to_share(dynamics, small_store, tmp_path):

@@ -182,7 +182,7 @@ def kept_probe(folder: Path, content: bytes) -> None:
     """Evaluate on a store beside which a probe lies."""
     spans = np.array([[0, 8]])
     with FrameStore(frames_in(folder / "world" / "frames.h5")) as store:
-        path = store.path.with_name(f"frames.probe-{probe._key(store.path, spans, 0)}.safetensors")
+        path = store.path.with_name(f"frames.probe-{probe._key(store, spans, 0)}.safetensors")
         path.write_bytes(content)
         probe.cached_probe(store, spans, n_actions=2, seed=0)
 

@@ -17,7 +17,7 @@ from tinyworlds.checkpoints import newest, training_seconds
 from tinyworlds.command import command
 from tinyworlds.data.datamodules import ClipDataModule
 from tinyworlds.data.settings import check_imagining
-from tinyworlds.data.truth import true_actions
+from tinyworlds.data.truth import actions_of
 from tinyworlds.metrics import perplexity
 from tinyworlds.play import rollout
 from tinyworlds.prediction import CONTROL_STEP, STEPS, Foretelling
@@ -102,7 +102,7 @@ def find_truth(data: ClipDataModule, *, seed: int) -> tuple[Truth | None, str]:
     """The truth of a store that holds it, or None and why not."""
     store = data.store
     try:
-        actions = true_actions(store.path, 0, store.num_frames)
+        actions = actions_of(store, 0, store.num_frames)
     except ValueError as error:
         return None, str(error)
     names = list(store.action_names or map(str, range(int(actions.max()) + 1)))

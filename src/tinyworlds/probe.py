@@ -7,7 +7,6 @@ the ceiling for an action tokenizer, which is told nothing.
 import hashlib
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,8 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tinyworlds.data.store import FrameStore
-from tinyworlds.data.truth import true_actions
+from tinyworlds.data.frames import Frames
+from tinyworlds.data.truth import actions_of
 from tinyworlds.media import replacing
 from tinyworlds.progress import track
 from tinyworlds.torch_files import first_line
@@ -73,7 +72,7 @@ def shrunk(frames: UInt8[np.ndarray, "N H W 3"]) -> Float[Tensor, "N 3 h w"]:
     return F.adaptive_avg_pool2d(pixels, (min(SIZE, pixels.shape[2]), min(SIZE, pixels.shape[3]))) / 127.5 - 1
 
 
-def train_probe(store: FrameStore, spans: Int64[np.ndarray, "spans 2"], *, n_actions: int, seed: int) -> Probe:
+def train_probe(store: Frames, spans: Int64[np.ndarray, "spans 2"], *, n_actions: int, seed: int) -> Probe:
     """Train a probe on the transitions within `spans` of a store. Same store, spans and seed, same probe.
 
     Raises:
@@ -99,7 +98,7 @@ def train_probe(store: FrameStore, spans: Int64[np.ndarray, "spans 2"], *, n_act
 
 
 def _training_pairs(
-    store: FrameStore, spans: Int64[np.ndarray, "spans 2"]
+    store: Frames, spans: Int64[np.ndarray, "spans 2"]
 ) -> tuple[Float[Tensor, "frames 3 h w"], Int64[Tensor, " n"], Int64[Tensor, " n"]]:
     """Small frames, the index among them of the first of each pair, and the action between the two."""
     share = min(1.0, RECIPE["max_frames"] / int((spans[:, 1] - spans[:, 0]).sum()))
@@ -111,18 +110,18 @@ def _training_pairs(
         for part in range(start, stop, READ_AT_ONCE):
             frames.append(shrunk(store.read(part, min(part + READ_AT_ONCE, stop))))
         firsts.append(np.arange(count, count + stop - start - 1))
-        actions.append(true_actions(store.path, start, stop - 1))
+        actions.append(actions_of(store, start, stop - 1))
         count += stop - start
     return torch.cat(frames), torch.from_numpy(np.concatenate(firsts)), torch.from_numpy(np.concatenate(actions))
 
 
-def cached_probe(store: FrameStore, spans: Int64[np.ndarray, "spans 2"], *, n_actions: int, seed: int) -> Probe:
+def cached_probe(store: Frames, spans: Int64[np.ndarray, "spans 2"], *, n_actions: int, seed: int) -> Probe:
     """`train_probe`, or what it left beside the store when it was last called with the same store, spans and seed.
 
     Raises:
         ValueError: the store holds no true actions, or the file beside it is damaged.
     """
-    path = store.path.with_name(f"{store.path.stem}.probe-{_key(store.path, spans, seed)}.safetensors")
+    path = store.beside(f".probe-{_key(store, spans, seed)}.safetensors")
     if path.exists():
         probe = Probe(n_actions=n_actions)
         try:
@@ -136,11 +135,9 @@ def cached_probe(store: FrameStore, spans: Int64[np.ndarray, "spans 2"], *, n_ac
     return probe
 
 
-def _key(path: Path, spans: Int64[np.ndarray, "spans 2"], seed: int) -> str:
+def _key(store: Frames, spans: Int64[np.ndarray, "spans 2"], seed: int) -> str:
     """Of everything that decides what a probe learns."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashlib.sha256(json.dumps([digest, spans.tolist(), seed, RECIPE]).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([store.digest(), spans.tolist(), seed, RECIPE]).encode()).hexdigest()[:16]
 
 
 def _parts(frames: np.ndarray) -> Iterator[np.ndarray]:

@@ -8,6 +8,7 @@ from einops import rearrange
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
+from tinyworlds.data.collection import files
 from tinyworlds.data.datamodules import ClipDataModule
 from tinyworlds.models import Dynamics
 
@@ -37,9 +38,15 @@ def held_out(dynamics: Dynamics, *, store: str | None) -> ClipDataModule:
         val_fraction=dataset["val_fraction"],
         seed=0,
     )
-    if not data.path.is_file():
+    there = files(data.path)
+    if not there:
         raise FileNotFoundError(
             f"the frames of this world are not at {data.path}: give frames of its game with store=PATH"
+        )
+    if store is None and len(there) != dataset.get("stores", 1):
+        raise ValueError(
+            f"this world was trained on {dataset.get('stores', 1)} stores, {data.path} matches {len(there)}, so other "
+            "frames would be held out: give store=PATH of frames that it was not trained on"
         )
     data.setup()
     if data.frame_size != dynamics.frame_size:

@@ -234,17 +234,17 @@ def test_a_video_is_extracted_on_first_use(video: Path, tmp_path: Path) -> None:
     path = tmp_path / "game.mp4"
     path.write_bytes(video.read_bytes())
     options = OPTIONS | {"path": str(path)}
-    data = Video(extraction=extraction(fps=15), **options)
+    data = Video(copies="copies", extraction=extraction(fps=15), **options)
     data.prepare_data()
     data.setup()
     assert (data.path, data.store.num_frames, data.fps) == (tmp_path / "game.h5", 45, 15)
 
     with pytest.raises(ValueError, match=r"game\.h5 was made with fps=15.*asks for fps=30"):
-        Video(extraction=extraction(fps=30), **options).setup()
+        Video(copies="copies", extraction=extraction(fps=30), **options).setup()
 
 
 def test_a_ready_store_serves_as_a_video(write_store: WriteStore) -> None:
-    data = Video(extraction=extraction(), **OPTIONS | {"path": str(write_store(40))})
+    data = Video(copies="copies", extraction=extraction(), **OPTIONS | {"path": str(write_store(40))})
     data.prepare_data()
     data.setup()
     assert data.store.num_frames == 40
@@ -253,7 +253,7 @@ def test_a_ready_store_serves_as_a_video(write_store: WriteStore) -> None:
 def test_a_store_made_elsewhere_is_not_taken_for_the_videos(write_store: WriteStore, tmp_path: Path) -> None:
     write_store(40, name="game.h5")
     (tmp_path / "game.mp4").touch()
-    data = Video(extraction=extraction(), **OPTIONS | {"path": str(tmp_path / "game.mp4")})
+    data = Video(copies="copies", extraction=extraction(), **OPTIONS | {"path": str(tmp_path / "game.mp4")})
     data.prepare_data()
     with pytest.raises(ValueError, match=r"game\.h5 does not say how it was made"):
         data.setup()

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from tinyworlds.data.contents import content_digest
 from tinyworlds.data.datamodules import ClipDataModule
-from tinyworlds.data.store import StoreWriter
-from tinyworlds.data.token_cache import ClipTokens, content_digest
+from tinyworlds.data.store import FrameStore, StoreWriter
+from tinyworlds.data.token_cache import ClipTokens
 from tinyworlds.models import ActionTokenizer, VideoTokenizer
 from tinyworlds.models.tokenizers import Tokenizers
 
@@ -83,6 +84,20 @@ def test_cached_batches_are_those_that_would_be_tokenized(opened: Opened, tokeni
         assert len(ours.actions.unique()) > 1
     for ours, theirs in zip(cached.val_dataloader(), plain.val_dataloader(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_many_stores_have_the_tokens_of_one_with_all_their_frames(
+    opened: Opened, tokenizers: Tokenizers, store: Path, tmp_path: Path
+) -> None:
+    with FrameStore(store) as whole:
+        for number, (start, stop) in enumerate(((0, 13), (13, 22), (22, 30))):
+            with StoreWriter(tmp_path / "many" / f"{number}.h5", height=16, width=24, source="noise") as writer:
+                writer.append(whole.read(start, stop))
+    one, many = opened(tokenizers), opened(tokenizers, tmp_path / "many" / "*.h5")
+    for ours, theirs in zip(many.train_dataloader(), one.train_dataloader(), strict=True):
+        assert torch.equal(ours.tokens, theirs.tokens)
+        assert torch.equal(ours.actions, theirs.actions)
+    assert len(list((tmp_path / "many" / "stores.tokens").glob("*.h5"))) == 1
 
 
 def test_the_same_frame_has_other_tokens_in_another_clip_where_the_tokenizer_is_temporal(

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tinyworlds.data.store import FrameStore
+from tinyworlds.data.frames import Frames
 
 # Frames held out in one piece where a file is one long episode.
 HELD_OUT_BLOCK = 500
@@ -61,7 +61,7 @@ class Clips(Dataset[UInt8[Tensor, "T H W 3"]]):
     Memory grows with the number of spans, not with the number of clips.
     """
 
-    def __init__(self, store: FrameStore, spans: Int64[np.ndarray, "spans 2"], *, length: int, stride: int) -> None:
+    def __init__(self, store: Frames, spans: Int64[np.ndarray, "spans 2"], *, length: int, stride: int) -> None:
         self._store = store
         self._starts = spans[:, 0]
         self.length = length

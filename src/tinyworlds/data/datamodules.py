@@ -15,18 +15,21 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tinyworlds.data.clips import Clips, normalize, split_spans, spread_starts
+from tinyworlds.data.collection import check_one, is_pattern, matches, open_frames
+from tinyworlds.data.frames import Frames
 from tinyworlds.data.hub import check_frame_size, fetch_store
 from tinyworlds.data.loader import ClipLoader, FixedOrder, OwnBatches, ShuffledOrder
 from tinyworlds.data.record import Recording
+from tinyworlds.data.remote import fetch_stores, is_address, local_path
 from tinyworlds.data.settings import check_number, check_whole, frame_size
-from tinyworlds.data.store import FrameStore, check_settings
+from tinyworlds.data.store import check_settings
 from tinyworlds.data.token_cache import ClipTokenizer, ClipTokens, TokenCache
 from tinyworlds.data.video import Extraction, store_beside
 from tinyworlds.devices import allow_tf32
 
 
 class ClipDataModule(LightningDataModule):
-    """Clips of `clip_length` frames that begin every `clip_stride` frames of the store `path`.
+    """Clips of `clip_length` frames that begin every `clip_stride` frames of the store `path`, or of all it matches.
 
     Args:
         name: of the dataset, in run folders and checkpoints.
@@ -112,8 +115,8 @@ class ClipDataModule(LightningDataModule):
         self.train_clips = self._clips(self.training_spans, "training")
         self.val_clips = self._clips(self.held_out_spans, "validation")
 
-    def open_store(self) -> FrameStore:
-        return FrameStore(self.path)
+    def open_store(self) -> Frames:
+        return open_frames(self.path)
 
     def _clips(self, spans: np.ndarray, split: str) -> Clips:
         clips = Clips(self.store, spans, length=self.clip_length, stride=self.clip_stride)
@@ -133,7 +136,7 @@ class ClipDataModule(LightningDataModule):
             "path": str(self.path),
             "val_fraction": self.val_fraction,
             "clip_length": self.clip_length,
-        }
+        } | ({"stores": len(matches(self.path))} if is_pattern(self.path) else {})
 
     @property
     def frame_size(self) -> tuple[int, int]:
@@ -198,6 +201,7 @@ class RecordedGame(ClipDataModule):
         self.recording = recording
 
     def make_store(self) -> None:
+        check_one(self.path, self.name)
         if not self.path.exists():
             self.recording.write(self.path)
 
@@ -206,7 +210,7 @@ class RecordedGame(ClipDataModule):
         """Height and width, known before anything is recorded."""
         return frame_size(self.recording.size)
 
-    def open_store(self) -> FrameStore:
+    def open_store(self) -> Frames:
         store = super().open_store()
         check_settings(store, self.recording.settings())
         return store
@@ -229,6 +233,7 @@ class PublicStore(ClipDataModule):
     """Pixels along each side of a frame."""
 
     def make_store(self) -> None:
+        check_one(self.path, self.name)
         if not self.path.exists():
             fetch_store(self.repository, self.file, self.path, size=self.side)
 
@@ -237,7 +242,7 @@ class PublicStore(ClipDataModule):
         """Height and width, known before anything is downloaded."""
         return self.side, self.side
 
-    def open_store(self) -> FrameStore:
+    def open_store(self) -> Frames:
         store = super().open_store()
         check_frame_size(store, self.side)
         return store
@@ -275,20 +280,28 @@ class Sonic(PublicStore):
 
 
 class Video(ClipDataModule):
-    """A video, extracted by `extraction` on first use to a store beside it; or a ready .h5 store."""
+    """A video, extracted by `extraction` on first use to a store beside it; or ready stores.
 
-    def __init__(self, *, path: str | None, extraction: Extraction, **options: Any) -> None:
+    These are one .h5 file, all that a pattern such as ``frames/*.h5`` matches, or either at an address that fsspec
+    knows, as ``s3://bucket/frames/*.h5``: then they are copied to the folder `copies` on first use.
+    """
+
+    def __init__(self, *, path: str | None, copies: str, extraction: Extraction, **options: Any) -> None:
         if path is None:
-            raise ValueError("data=video needs data.path=, of a video or of a store")
-        self.video = Path(path)
+            raise ValueError("data=video needs data.path=, of a video, of a store or of many")
+        self.copies = Path(copies)
+        self.address = path if is_address(path) else None
+        self.video = Path(path) if self.address is None else local_path(self.address, self.copies)
         super().__init__(path=str(store_beside(self.video)), **options)
         self.extraction = extraction
 
     def make_store(self) -> None:
-        if not self.path.exists():
+        if self.address is not None:
+            fetch_stores(self.address, self.copies)
+        elif self.video != self.path and not self.path.exists():
             self.extraction.write(self.video, self.path)
 
-    def open_store(self) -> FrameStore:
+    def open_store(self) -> Frames:
         store = super().open_store()
         if self.video != self.path:
             check_settings(store, self.extraction.settings(self.video))

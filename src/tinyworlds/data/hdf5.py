@@ -9,8 +9,9 @@ from typing import Any
 
 import h5py
 import numpy as np
-from jaxtyping import Int64, UInt
+from jaxtyping import Int64, UInt, UInt8
 
+from tinyworlds.data.contents import identity
 from tinyworlds.torch_files import first_line
 
 FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF}
@@ -145,7 +146,7 @@ class Rows:
     """The rows of the dataset `name`, opened on the first read of each process, so it can be pickled and forked.
 
     Rows that are neither compressed nor partly missing are copied from a memory map of the file, which is many
-    times faster than reading through HDF5 (docs/performance.md).
+    times faster than reading through HDF5 (docs/performance.md); where they stand in it is found out once.
     """
 
     def __init__(self, path: Path, name: str) -> None:
@@ -155,6 +156,10 @@ class Rows:
         self._file: h5py.File | None = None
         self._mapped: MappedRows | None = None
 
+    def locate(self, rows: h5py.Dataset) -> None:
+        """Find out where the rows stand; `rows` are these, of a file that is open anyway."""
+        self._mapped = MappedRows.of(rows)
+
     def read(self, start: int, stop: int) -> UInt[np.ndarray, "n ..."]:
         """Rows `start` to `stop` (exclusive).
 
@@ -162,7 +167,8 @@ class Rows:
             HDF5Error: the file is damaged.
         """
         with reporting(self.path):
-            return self._dataset()[start:stop]
+            rows = self._rows()
+            return rows[np.arange(start, stop)[None]][0] if isinstance(rows, MappedRows) else rows[start:stop]
 
     def windows(self, starts: Int64[np.ndarray, " B"], length: int) -> UInt[np.ndarray, "B {length} *row"]:
         """For each of `starts` the `length` rows that begin there, in the order given.
@@ -171,9 +177,9 @@ class Rows:
             HDF5Error: the file is damaged.
         """
         with reporting(self.path):
-            rows = self._dataset()
-            if self._mapped is not None:
-                return self._mapped[starts[:, None] + np.arange(length)]
+            rows = self._rows()
+            if isinstance(rows, MappedRows):
+                return rows[starts[:, None] + np.arange(length)]
             windows = np.empty((len(starts), length, *rows.shape[1:]), rows.dtype)
             # In file order neighbouring windows find their chunks in HDF5's cache.
             for row in np.argsort(starts, kind="stable"):
@@ -184,42 +190,55 @@ class Rows:
     @property
     def mapped(self) -> bool:
         """Whether rows are copied from a memory map, which takes no decompressing."""
-        self._dataset()
+        if self._mapped is None:
+            self._rows()
         return self._mapped is not None
 
-    def _dataset(self) -> h5py.Dataset:
-        """Of a handle that belongs to this process."""
-        if self._file is None or self._process != os.getpid():
-            self.close()
-            self._file = open_hdf5(self.path)
-            rows = dataset(self._file, self.name)
-            if rows is None:
-                raise HDF5Error(f"{self.path} has no dataset `{self.name}`")
-            self._mapped = MappedRows.of(rows)
-            self._process = os.getpid()
-        return self._file[self.name]
+    def _rows(self) -> "MappedRows | h5py.Dataset":
+        """Ready to be read; through HDF5 by a handle that belongs to this process."""
+        if self._mapped is not None and not self._mapped.open():
+            self._mapped = None
+        if self._mapped is None and (self._file is None or self._process != os.getpid()):
+            self._open()
+        return self._mapped or self._file[self.name]  # type: ignore[index]
+
+    def _open(self) -> None:
+        self.close()
+        self._file, self._process = open_hdf5(self.path), os.getpid()
+        rows = dataset(self._file, self.name)
+        if rows is None:
+            raise HDF5Error(f"{self.path} has no dataset `{self.name}`")
+        self.locate(rows)
+        if self._mapped is not None:
+            self._file.close()
+            self._file = None
+            if not self._mapped.open():
+                raise HDF5Error(f"{self.path} was changed while it was opened")
 
     def close(self) -> None:
         """Let go of the file; a later read opens it again."""
         if self._file is not None:
             self._file.close()
-        self._file = self._mapped = None
+        self._file = None
+        if self._mapped is not None:
+            self._mapped.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_file": None, "_mapped": None}
+        return self.__dict__ | {"_file": None}
 
 
 class MappedRows:
-    """Rows of `file` whose bytes stand together in blocks of `block` rows that begin at byte `offsets`."""
+    """Rows of `file` whose bytes stand together in blocks of `block` rows that begin at byte `offsets`; see `open`."""
 
     def __init__(self, file: str, dataset: h5py.Dataset, *, offsets: Int64[np.ndarray, " blocks"], block: int) -> None:
+        self._path = Path(file)
+        self._identity = identity(self._path.stat())
         self._shape = dataset.shape[1:]
         self._dtype = dataset.dtype
         self._row_bytes = dataset.dtype.itemsize * int(np.prod(self._shape))
         self._offsets = offsets
         self._block = block
-        # One window a byte of the file: the one that begins where a row does is that row.
-        self._at = np.lib.stride_tricks.sliding_window_view(np.memmap(file, np.uint8, "r"), self._row_bytes)
+        self._at: UInt8[np.ndarray, "places bytes"] | None = None
 
     @classmethod
     def of(cls, dataset: h5py.Dataset) -> "MappedRows | None":
@@ -243,6 +262,24 @@ class MappedRows:
         dataset.id.chunk_iter(note)
         return cls(file.filename, dataset, offsets=offsets, block=block) if (offsets >= 0).all() else None
 
+    def open(self) -> bool:
+        """Map the file unless it is; False where it was changed since the rows were found in it."""
+        if self._at is None:
+            with self._path.open("rb") as file:
+                if identity(os.fstat(file.fileno())) != self._identity:
+                    return False
+                # One window a byte of the file: the one that begins where a row does is that row.
+                self._at = np.lib.stride_tricks.sliding_window_view(np.memmap(file, np.uint8, "r"), self._row_bytes)
+        return True
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._at = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_at": None}
+
     def __getitem__(self, rows: Int64[np.ndarray, "B T"]) -> UInt[np.ndarray, "B T *row"]:
+        assert self._at is not None
         begins = self._offsets[rows // self._block] + rows % self._block * self._row_bytes
         return self._at[begins].view(self._dtype).reshape(*rows.shape, *self._shape)

@@ -10,6 +10,7 @@ import numpy as np
 from huggingface_hub import DatasetCardData
 from PIL import Image
 
+from tinyworlds.data.frames import Frames
 from tinyworlds.data.store import FrameStore, StoreWriter, check_free
 from tinyworlds.markdown import inline
 from tinyworlds.media import grid, replacing
@@ -56,7 +57,7 @@ def rewrite(original: Path, path: Path, *, source: str, size: int) -> None:
                 writer.append(frames.read(start, min(start + BLOCK_FRAMES, frames.num_frames)))
 
 
-def check_frame_size(store: FrameStore, size: int) -> None:
+def check_frame_size(store: Frames, size: int) -> None:
     """Refuse a store whose frames are not square with sides of `size` pixels: `ValueError`."""
     if (store.height, store.width) != (size, size):
         raise ValueError(

@@ -10,7 +10,7 @@ A file with nothing but `frames` reads the same way. `actions` is read in `tinyw
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,6 +19,8 @@ import h5py
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+from tinyworlds.data.contents import content_digest
+from tinyworlds.data.frames import Frames
 from tinyworlds.data.hdf5 import HDF5Error, Rows, dataset, number, open_hdf5, reporting, text, texts
 from tinyworlds.json_files import parse_object
 
@@ -30,7 +32,7 @@ MAX_FRAMES, MAX_SIDE, MAX_EPISODES = 2**25, 2048, 2**20
 CHUNK_FRAMES = 64
 
 
-class FrameStore:
+class FrameStore(Frames):
     """A read-only store, opened on the first read of each process, so that it can be pickled and forked.
 
     Raises:
@@ -62,6 +64,7 @@ class FrameStore:
             self.action_names = texts(file, "action_names")
             self.settings = self._read_settings(file)
             self.episode_starts = self._read_episode_starts(file)
+            self._frames.locate(frames)
 
     def _read_settings(self, file: h5py.File) -> dict[str, Any] | None:
         settings = text(file, "settings")
@@ -89,43 +92,27 @@ class FrameStore:
             )
         return starts
 
-    def read(self, start: int, stop: int) -> UInt8[np.ndarray, "n H W 3"]:
-        """Frames `start` to `stop` (exclusive).
-
-        Raises:
-            ValueError: the range is not within the file.
-        """
-        if not 0 <= start <= stop <= self.num_frames:
-            raise ValueError(f"{self.path} has {self.num_frames} frames; frames {start} to {stop} were asked for")
+    def _read(self, start: int, stop: int) -> UInt8[np.ndarray, "n H W 3"]:
         return self._frames.read(start, stop)
 
-    def read_clips(self, starts: Sequence[int] | np.ndarray, length: int) -> UInt8[np.ndarray, "B T H W 3"]:
-        """For each of `starts` the window of `length` frames that begins there, in the order given.
+    def _read_clips(self, starts: Int64[np.ndarray, " B"], length: int) -> UInt8[np.ndarray, "B T H W 3"]:
+        return self._frames.windows(starts, length)
 
-        Raises:
-            ValueError: a window does not lie within the file.
-        """
-        positions = np.asarray(starts, np.int64)
-        if len(positions) and not 0 <= positions.min() <= positions.max() <= self.num_frames - length:
-            raise ValueError(f"{self.path} has {self.num_frames} frames; a clip beyond them was asked for")
-        return self._frames.windows(positions, length)
+    def pieces(self, start: int, stop: int) -> Iterator[tuple[Path, int, int]]:
+        yield self.path, start, stop
+
+    def beside(self, suffix: str) -> Path:
+        return self.path.with_name(self.path.stem + suffix)
+
+    def digest(self) -> str:
+        return content_digest(self.path, memo=self.beside(".tokens") / "store.json")
 
     @property
     def mapped(self) -> bool:
-        """Whether frames are stored as they are, so that reading is only copying."""
         return self._frames.mapped
 
     def close(self) -> None:
-        """Let go of the file; a later read opens it again."""
         self._frames.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class StoreWriter:
@@ -236,7 +223,7 @@ def check_free(path: Path, option: str) -> None:
         raise ValueError(f"{path} is there already: move it away, or give another {option}=")
 
 
-def check_settings(store: FrameStore, expected: Mapping[str, Any]) -> None:
+def check_settings(store: Frames, expected: Mapping[str, Any]) -> None:
     """Refuse a store that was made with other settings than `expected`.
 
     Raises:

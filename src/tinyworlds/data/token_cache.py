@@ -12,7 +12,6 @@ hyperparameters) and, in the second case, the clips. So a cache that is out of d
 may be deleted.
 """
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Sequence
@@ -27,14 +26,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tinyworlds.data.clips import Clips, normalize
+from tinyworlds.data.frames import Frames
 from tinyworlds.data.hdf5 import HDF5Error, Rows, dataset, open_hdf5, reporting
-from tinyworlds.data.store import FrameStore
-from tinyworlds.json_files import read_object
 from tinyworlds.media import replacing
 from tinyworlds.progress import track
 
 VERSION = 1
-HASH_BLOCK = 2**28
 
 
 class ClipTokens(NamedTuple):
@@ -79,15 +76,15 @@ class TokenCache:
     other side.
     """
 
-    def __init__(self, store: FrameStore, clips: Clips, tokenizer: ClipTokenizer, *, batch_size: int) -> None:
+    def __init__(self, store: Frames, clips: Clips, tokenizer: ClipTokenizer, *, batch_size: int) -> None:
         self._store = store
         self._clips = clips
         self._tokenizer = tokenizer
         self._batch_size = min(batch_size, len(clips))
-        self.folder = store.path.with_suffix(".tokens")
+        self.folder = store.beside(".tokens")
         self._attributes = {
             "version": VERSION,
-            "store": content_digest(store.path, memo=self.folder / "store.json"),
+            "store": store.digest(),
             "tokenizers": tokenizer.digest,
             "clip_length": clips.length if tokenizer.temporal else 0,
         }
@@ -187,27 +184,3 @@ class TokenClips(Dataset[ClipTokens]):
             if int(values.max(initial=0)) >= vocabulary:
                 raise ValueError(f"{self.path} is damaged, it has tokens that there are not: remove it")
         return ClipTokens(torch.from_numpy(tokens), torch.from_numpy(actions))
-
-
-def content_digest(path: Path, *, memo: Path) -> str:
-    """SHA-256 of the file `path`, remembered in `memo` until the file changes or is replaced.
-
-    The system notes the time of every change to a file, and lets nobody set it: as long as that time, the
-    size and the inode are the same, the contents are.
-    """
-    stat = path.stat()
-    identity = [stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
-    # What is there but cannot be read is made anew.
-    with contextlib.suppress(ValueError, FileNotFoundError):
-        noted = read_object(memo, "note of a hash")
-        if noted.get("identity") == identity:
-            return str(noted.get("sha256"))
-    hashed = hashlib.sha256()
-    with path.open("rb") as file:
-        blocks = -(-stat.st_size // HASH_BLOCK)
-        for _ in track(range(blocks), total=blocks, label=f"hashing {path.name}"):
-            hashed.update(file.read(HASH_BLOCK))
-    # Where nothing can be written there may still be a cache to read.
-    with contextlib.suppress(OSError), replacing(memo) as unfinished:
-        unfinished.write_text(json.dumps({"identity": identity, "sha256": hashed.hexdigest()}))
-    return hashed.hexdigest()

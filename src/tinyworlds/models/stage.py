@@ -17,6 +17,7 @@ from torch import Tensor
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
 from tinyworlds.data.clips import to_uint8
+from tinyworlds.data.collection import short_name
 from tinyworlds.data.settings import check_types
 from tinyworlds.metrics import CodeUsage
 from tinyworlds.nn import native
@@ -38,7 +39,7 @@ class Stage(L.LightningModule, ABC):
     """One of the three models.
 
     `dataset` says what the stage is trained on: its ``name``, the ``path`` of its store, the ``val_fraction``
-    that decides which episodes are held out, and ``clip_length`` in frames.
+    that decides which episodes are held out, and ``clip_length`` in frames; of many stores also how many ``stores``.
     """
 
     name: ClassVar[str]
@@ -65,7 +66,7 @@ class Stage(L.LightningModule, ABC):
         Raises:
             ValueError: names the checkpoint `path` and both values.
         """
-        own, other = ({**d, "file": Path(d["path"]).name} for d in (self.dataset, dataset))
+        own, other = ({**d, "file": _named(d)} for d in (self.dataset, dataset))
         for option, key in (("data", "name"), ("data.path", "file"), ("data.val_fraction", "val_fraction")):
             if own[key] != other[key]:
                 raise ValueError(f"{path} was trained on {option}={own[key]}, this run is on {option}={other[key]}")
@@ -165,3 +166,9 @@ def validation_psnr() -> PeakSignalNoiseRatio:
 def as_pictures(frames: Float[Tensor, "*batch C H W"]) -> UInt8[np.ndarray, "*batch H W C"]:
     """Frames in [-1, 1] on any device, for `tinyworlds.media`."""
     return to_uint8(frames).cpu().numpy()
+
+
+def _named(dataset: Mapping[str, Any]) -> str:
+    """What a dataset is read from: with one store more, others would be held out."""
+    stores = f" ({dataset['stores']} stores)" if "stores" in dataset else ""
+    return short_name(dataset["path"]) + stores
