@@ -63,8 +63,9 @@ def fetch_stores(address: str, folder: Path) -> None:
     total = sum(sizes[remote] or 0 for remote in missing.values())
     with Transfer(total=total or None, initial=0, label=f"copying {address}") as transfer:
         for path, remote in missing.items():
-            with _reporting(remote), replacing(path) as unfinished:
-                system.get_file(remote, str(unfinished), callback=_Report(transfer))
+            with replacing(path) as unfinished:
+                with _reporting(remote):
+                    system.get_file(remote, str(unfinished), callback=_Report(transfer))
                 if sizes[remote] not in (None, unfinished.stat().st_size):
                     raise ValueError(f"{remote} came in part: start again, what came whole is kept")
 
@@ -98,8 +99,6 @@ def _reporting(address: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no store at {address}, or it cannot be reached") from None
-    except ValueError:
-        raise
     except Exception as error:  # each file system has its own
         raise ValueError(f"{address} cannot be read: {first_line(error)}") from None
 
