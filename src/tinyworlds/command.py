@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.errors import InstantiationException
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException, InstantiationException
+from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -20,12 +22,16 @@ CONF = PACKAGE.parents[1] / "conf"
 OmegaConf.register_new_resolver("conf", lambda: str(CONF), replace=True)  # for conf/ itself, wherever a command is run
 
 
+class JobError(CompactHydraException):
+    """A mistake of the user in one job of a multirun, which Hydra reports without a traceback."""
+
+
 def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
     """Make a function of a composed config the command line of ``conf/<config_name>.yaml``.
 
     A `ValueError` or `FileNotFoundError` raised by this package or its scripts ends the process with exit code 1 and
     its sentence on standard error; any other exception is a bug and keeps its traceback, as do all of
-    them when ``HYDRA_FULL_ERROR=1``.
+    them when ``HYDRA_FULL_ERROR=1``. In a multirun the other jobs are still run.
     """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
@@ -36,7 +42,9 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
             except (ValueError, FileNotFoundError, OmegaConfBaseException) as error:
                 if not _is_the_users(error) or os.environ.get("HYDRA_FULL_ERROR") == "1":
                     raise
-                print(f"error: {_sentence(error)}", file=sys.stderr)
+                print(f"error: {_sentence(error)}", file=sys.stderr, flush=True)
+                if HydraConfig.get().mode == RunMode.MULTIRUN:  # ends when the other jobs have run
+                    raise JobError(_sentence(error)) from None
                 raise SystemExit(1) from None
 
         entry: Callable[[], Any] = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(

@@ -1,6 +1,7 @@
-"""Extract frames from a video: ``python -m tinyworlds.data.video path=game.mp4``."""
+"""Extract frames from a video, or from a folder of them: ``python -m tinyworlds.data.video path=game.mp4``."""
 
 import dataclasses
+import glob
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +15,9 @@ from jaxtyping import UInt8
 from omegaconf import DictConfig, OmegaConf
 
 from tinyworlds.command import build, command
-from tinyworlds.data.settings import check_number, crop_box, frame_size
-from tinyworlds.data.store import StoreWriter, check_free
+from tinyworlds.data.collection import files, folder_of, is_pattern
+from tinyworlds.data.settings import check_number, check_whole, crop_box, frame_size
+from tinyworlds.data.store import FrameStore, StoreWriter, check_free, check_settings
 from tinyworlds.progress import track
 
 FORMATS = (
@@ -27,6 +29,11 @@ MAX_PIXELS = 2**25
 MAX_GAP = 3600
 """Seconds from one frame to the next, which ``fps=`` fills with copies."""
 STORE_SUFFIXES = (".h5", ".hdf5")
+VIDEO_SUFFIXES = (
+    ".3gp", ".asf", ".avi", ".flv", ".gif", ".ivf", ".m2ts", ".m4v", ".mj2", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg",
+    ".mts", ".ogg", ".ogv", ".ts", ".webm", ".wmv", ".y4m",
+)  # fmt: skip
+"""Of what is taken for a video in a folder."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,16 +181,77 @@ def store_beside(video: Path) -> Path:
     return video if video.suffix in STORE_SUFFIXES else video.with_suffix(".h5")
 
 
+def videos_in(path: Path, out: Path | None) -> dict[Path, Path]:
+    """The videos in a folder, or that a pattern such as ``films/*.mkv`` matches, sorted, each with its store.
+
+    Stores are beside the videos, or in the folder `out`, where they are in folders as the videos are.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: two would have one store.
+    """
+    folder = path if path.is_dir() else folder_of(path)
+    found = files(path / "*" if path.is_dir() else path)
+    videos = [file for file in found if file.suffix.lower() in VIDEO_SUFFIXES or not path.is_dir()]
+    if not videos:
+        raise FileNotFoundError(f"no video is in {path}: a folder's are those that end in {' '.join(VIDEO_SUFFIXES)}")
+    stores: dict[Path, Path] = {}
+    for video in videos:
+        store = (video if out is None else out / video.relative_to(folder)).with_suffix(".h5")
+        if store in stores:
+            raise ValueError(f"{stores[store]} and {video} would both be {store}: rename one of them")
+        stores[store] = video
+    return {video: store for store, video in stores.items()}
+
+
+def extract_shard(extraction: Extraction, stores: Mapping[Path, Path], *, shard: int, shards: int) -> None:
+    """Extract the videos of one of `shards` equal parts of `stores`, but for those that were extracted before.
+
+    Raises:
+        ValueError: a store is there that was made with other settings, before anything is done; or some videos
+            could not be extracted, after all others were.
+    """
+    check_whole("shards", shards, at_least=1)
+    check_whole("shard", shard, at_least=0)
+    if shard >= shards:
+        raise ValueError(f"shard={shard}: there are shards={shards}, numbered from 0")
+    for video, store in stores.items():
+        if store.exists():
+            check_settings(FrameStore(store), extraction.settings(video))
+    own = list(stores.items())[shard::shards]
+    failures = []
+    for number, (video, store) in enumerate(own, start=1):
+        place = f"shard {shard}, {number} of {len(own)}:"
+        if store.exists():
+            print(f"{place} {video} is in {store} already", flush=True)
+            continue
+        for part in store.parent.glob(f".{glob.escape(store.name)}.*.part"):  # of a job that was killed
+            part.unlink()
+        try:
+            print(f"{place} {extraction.write(video, store)} frames of {video} in {store}", flush=True)
+        except (ValueError, FileNotFoundError) as error:
+            print(f"{place} {error}", flush=True)
+            failures.append(str(error))
+    if failures:
+        raise ValueError(f"{len(failures)} of {len(own)} videos of shard {shard} were left out: {'; '.join(failures)}")
+
+
 @command("video")
 def main(config: DictConfig) -> None:
     """Extract as conf/video.yaml says."""
-    video = Path(config.path)
-    out = store_beside(video) if config.out is None else Path(config.out)
-    if out == video:
-        raise ValueError(f"path={video}: is a store already, not a video")
+    path, out = Path(config.path), None if config.out is None else Path(config.out)
+    own = [str(key) for key in config if key not in ("path", "out", "shard", "shards")]
+    extraction: Extraction = build(OmegaConf.masked_copy(config, own))
+    if path.is_dir() or is_pattern(path):
+        extract_shard(extraction, videos_in(path, out), shard=config.shard, shards=config.shards)
+        return
+    if config.shards != 1:
+        raise ValueError(f"shards={config.shards}: path={path} is one video, only a folder of videos has shards")
+    out = out or store_beside(path)
+    if out == path:
+        raise ValueError(f"path={path}: is a store already, not a video")
     check_free(out, "out")
-    extraction: Extraction = build(OmegaConf.masked_copy(config, [str(k) for k in config if k not in ("path", "out")]))
-    print(f"{extraction.write(video, out)} frames of {video} in {out}")
+    print(f"{extraction.write(path, out)} frames of {path} in {out}")
 
 
 if __name__ == "__main__":
