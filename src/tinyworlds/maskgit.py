@@ -10,6 +10,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from tinyworlds import parallel
 from tinyworlds.data.settings import check_number, check_whole
 
 EXPONENT = 5.0
@@ -148,9 +149,9 @@ def anchored_mask(
 ) -> Bool[Tensor, "B T P"]:
     """Hide a share of a clip's tokens, drawn from [`min_ratio`, 1), but leave each position seen in one frame."""
     batch, frames, patches = shape
-    ratio = min_ratio + (1 - min_ratio) * torch.rand(batch, 1, 1, generator=generator, device=device)
-    hidden = torch.rand(shape, generator=generator, device=device) < ratio
-    anchor = torch.randint(frames, (batch, 1, patches), generator=generator, device=device)
+    ratio = min_ratio + (1 - min_ratio) * parallel.rand((batch, 1, 1), generator=generator, device=device)
+    hidden = parallel.rand(shape, generator=generator, device=device) < ratio
+    anchor = parallel.randint(frames, (batch, 1, patches), generator=generator, device=device)
     return hidden.scatter(1, anchor, False)
 
 
@@ -162,10 +163,10 @@ def frame_mask(
     `u` is uniform on [0, 1) (MaskGIT, section 3.3); every frame has a hidden token.
     """
     batch, frames, patches = shape
-    ratio = torch.cos(math.pi / 2 * torch.rand(batch, frames, generator=generator, device=device))
-    whole = torch.rand(batch, frames, generator=generator, device=device) < full
+    ratio = torch.cos(math.pi / 2 * parallel.rand((batch, frames), generator=generator, device=device))
+    whole = parallel.rand((batch, frames), generator=generator, device=device) < full
     count = torch.where(whole, patches, (ratio * patches).ceil().clamp(1, patches))
-    rank = torch.rand(shape, generator=generator, device=device).argsort(-1).argsort(-1)
+    rank = parallel.rand(shape, generator=generator, device=device).argsort(-1).argsort(-1)
     return rank < count.unsqueeze(-1)
 
 
@@ -173,9 +174,9 @@ def replace_some(
     tokens: Int64[Tensor, "B T P"], *, share: float, generator: torch.Generator | None
 ) -> Int64[Tensor, "B T P"]:
     """Tokens, of which in each frame a share drawn from [0, `share`) is another clip's at the same place and time."""
-    if not share or len(tokens) < 2:
+    if not share or parallel.world_size() * len(tokens) < 2:
         return tokens
-    batch, frames, _ = tokens.shape
-    level = share * torch.rand(batch, frames, 1, generator=generator, device=tokens.device)
-    replaced = torch.rand(tokens.shape, generator=generator, device=tokens.device) < level
-    return torch.where(replaced, tokens.roll(1, dims=0), tokens)
+    batch, frames, patches = tokens.shape
+    level = share * parallel.rand((batch, frames, 1), generator=generator, device=tokens.device)
+    replaced = parallel.rand((batch, frames, patches), generator=generator, device=tokens.device) < level
+    return torch.where(replaced, parallel.rolled(tokens), tokens)

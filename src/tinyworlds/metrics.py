@@ -8,6 +8,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torchmetrics import Metric
 
+from tinyworlds import parallel
+
 MOVING = 0.2
 """A pixel moves where it changes by more than this since the frame before: 10% of the range [-1, 1]."""
 
@@ -31,12 +33,12 @@ def pixel_loss(
     *,
     moving_weight: float,
 ) -> Float[Tensor, ""]:
-    """Smooth L1, in which a pixel that moved counts ``1 + moving_weight`` times.
+    """Smooth L1 over the batch of all ranks, in which a pixel that moved counts ``1 + moving_weight`` times.
 
     Squared error forgets what is one pixel large; in a film that is mostly what moves.
     """
     error = F.smooth_l1_loss(predicted, target, reduction="none")
-    return (error * (1 + moving_weight * moved)).mean()
+    return parallel.mean(error * (1 + moving_weight * moved))
 
 
 def psnr(
@@ -44,12 +46,12 @@ def psnr(
     target: Float[Tensor, "*batch C H W"],
     where: Bool[Tensor, "*batch 1 H W"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Peak signal-to-noise ratio in dB of frames in [-1, 1] (peak 2), over all pixels or those in `where`.
+    """Peak signal-to-noise ratio in dB of frames in [-1, 1] (peak 2), over all pixels of all ranks or those in `where`.
 
     At most 100 dB; NaN where `where` holds no pixel.
     """
     error = (predicted.clamp(-1, 1) - target).square().mean(dim=-3, keepdim=True)
-    mean = error.mean() if where is None else error[where].mean()
+    mean = parallel.mean(error if where is None else error[where])
     return 10 * torch.log10(4 / mean.clamp_min(4e-10))
 
 

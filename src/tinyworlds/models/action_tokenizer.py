@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
+from tinyworlds import parallel
 from tinyworlds.data.settings import check_whole
 from tinyworlds.media import grid
 from tinyworlds.metrics import moving, pixel_loss, psnr
@@ -122,7 +123,7 @@ class ActionTokenizer(Stage):
             unused = math.log(self.n_actions) - code_entropy(latents, self.quantizer)
             total = total + self.usage_weight * loss.detach() * unused
         if self.variance_weight:
-            flat = torch.relu(self.variance_target - latents.var(dim=0, unbiased=False).mean())
+            flat = torch.relu(self.variance_target - parallel.moments_of_rows(latents)[1].mean())
             total = total + self.variance_weight * flat
         self.log("train/loss", total, prog_bar=True)
         self.log("train/prediction_loss", loss)
@@ -134,7 +135,7 @@ class ActionTokenizer(Stage):
         now, following = small[:, :-1], small[:, 1:]
         codes = self.encode(frames)
         loss, predicted = self._prediction_loss(small, codes)
-        shuffled = self.decode(now, codes.roll(1, dims=0))
+        shuffled = self.decode(now, parallel.rolled(codes))
         self.log(METRIC, loss, prog_bar=True, sync_dist=True)
         self.log_psnr("val/copy_psnr", self.copy_psnr, now, following)
         self.log_psnr("val/shuffled_psnr", self.shuffled_psnr, shuffled, following)
@@ -149,8 +150,8 @@ class ActionTokenizer(Stage):
         return pixel_loss(predicted, following, moving(following, now), moving_weight=self.moving_weight), predicted
 
     def on_validation_epoch_end(self) -> None:
-        counts = self.code_usage.counts
-        taken = torch.repeat_interleave(self._all_actions(), counts)
+        with self.code_usage.sync_context():
+            taken = torch.repeat_interleave(self._all_actions(), self.code_usage.counts)
         for logger in self.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_histogram("val/actions", taken, self.global_step, bins=self.n_actions)
@@ -180,15 +181,16 @@ def latent_dim_of(n_actions: int, num_bins: int) -> int:
 
 
 def code_entropy(latents: Float[Tensor, "B T A"], quantizer: FSQ) -> Float[Tensor, ""]:
-    """Entropy, in nats, of the distribution of the codes that `latents` round to, in 0 … log V.
+    """Entropy, in nats, of the distribution of the codes that `latents` of all ranks round to, in 0 … log V.
 
     Its gradient is that of latents counted in part for each of the levels they lie between.
     """
     vocabulary = quantizer.codes(torch.arange(quantizer.vocabulary, device=latents.device))
     flat = rearrange(latents, "b t a -> (b t) a")
     counts = torch.bincount(quantizer.indices(quantizer(flat)), minlength=quantizer.vocabulary) / len(flat)
+    counts = parallel.mean_of_rows(counts.unsqueeze(0))
     distance = (torch.tanh(flat).unsqueeze(1) - vocabulary).abs() * (quantizer.num_bins - 1) / 2
-    partly = (1 - distance).clamp_min(0).prod(-1).mean(0)
+    partly = parallel.mean_of_rows((1 - distance).clamp_min(0).prod(-1))
     # A code that is not used at all has no entropy, and without this no gradient towards it.
     counts = (counts + UNUSED) / (1 + UNUSED * quantizer.vocabulary)
     return torch.special.entr(counts + partly - partly.detach()).sum()

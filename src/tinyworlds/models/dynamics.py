@@ -10,6 +10,7 @@ from einops import repeat
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from tinyworlds import parallel
 from tinyworlds.data.settings import check_types, check_whole
 from tinyworlds.data.token_cache import ClipTokens
 from tinyworlds.maskgit import Decoding, Guess, Noise, anchored_mask, decode, frame_mask, replace_some
@@ -235,9 +236,9 @@ class Dynamics(Stage):
             features = self(targets, hidden, condition.at(slice(1, None)), timeline, past)
         # The vocabulary is much wider than the embedding: only what is guessed is projected to it.
         logits, truth = self.to_logits(features[hidden]), targets[hidden]
-        right = (logits.argmax(-1) == truth).float().mean()
+        right = parallel.mean((logits.argmax(-1) == truth).float())
         weights = 1 + self.moving_weight * (truth != before[hidden])
-        return (weights * F.cross_entropy(logits, truth, reduction="none")).mean(), right
+        return parallel.mean(weights * F.cross_entropy(logits, truth, reduction="none")), right
 
     @property
     def tokenizers(self) -> Tokenizers:

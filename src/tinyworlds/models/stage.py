@@ -25,6 +25,7 @@ from tinyworlds.nn.motion import MotionDecoder, MotionEncoder
 from tinyworlds.nn.patches import PatchEmbedding, PixelHead
 from tinyworlds.nn.transformer import SpaceTimeTransformer
 from tinyworlds.optim import Optimization
+from tinyworlds.sharding import is_sharded, shard
 
 COMPILED = (SpaceTimeTransformer, PatchEmbedding, PixelHead, MotionEncoder, MotionDecoder)
 """Where nearly all of the work is done; what lies between are single layers."""
@@ -96,6 +97,20 @@ class Stage(L.LightningModule, ABC):
                 # `compile` of a module covers `forward` alone; mypy wants no method replaced.
                 module.remember = torch.compile(module.remember)  # type: ignore[method-assign]
 
+    def checkpoint_activations(self) -> None:
+        """From now on compute the insides of each transformer block again in the backward pass instead of keeping them.
+
+        Loss and gradients stay as they are.
+        """
+        for module in self.modules():
+            if isinstance(module, SpaceTimeTransformer):
+                module.recompute = True
+
+    def configure_model(self) -> None:
+        if is_sharded(self.trainer.strategy):
+            assert self.device_mesh is not None
+            shard(self, self.device_mesh["data_parallel"])
+
     def digest(self) -> str:
         """SHA-256 of the hyperparameters and weights: of two stages that differ, it differs."""
         return self._digest(json.dumps(dict(self.hparams), sort_keys=True))
@@ -147,7 +162,7 @@ class Stage(L.LightningModule, ABC):
 
     def on_validation_epoch_end(self) -> None:
         for name, value in self.code_usage.compute().items():
-            self.log(f"val/codes_{name}", value)
+            self.log(f"val/codes_{name}", value, sync_dist=True)
         self.code_usage.reset()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

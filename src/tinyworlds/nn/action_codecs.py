@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tinyworlds import parallel
 from tinyworlds.nn.choices import build_choice
 from tinyworlds.nn.motion import MotionDecoder, MotionEncoder
 from tinyworlds.nn.norms import Condition
@@ -96,7 +97,7 @@ class MaskedDecoder(nn.Module):
         """For each of `frames`, the frame that follows it under the action `codes`."""
         tokens = self.patch_embedding(frames)
         if self.training:
-            hidden = torch.rand(tokens.shape[:3], device=tokens.device) < self.mask_ratio
+            hidden = parallel.rand(tokens.shape[:3], device=tokens.device) < self.mask_ratio
             hidden[:, 0] = False
             tokens = torch.where(hidden.unsqueeze(-1), self.mask_token, tokens)
         every = torch.ones(frames.shape[1], dtype=torch.bool, device=frames.device)

@@ -9,6 +9,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tinyworlds import parallel
 from tinyworlds.nn.choices import build_choice
 
 
@@ -62,8 +63,9 @@ class MoE(nn.Module):
         best, chosen = scores.topk(self.top_k, dim=-1)
         sent = chosen.flatten().bincount(minlength=len(self.experts))
         if self.training:
-            share = sent / sent.sum()
-            self.balance_loss = self.balance_weight * len(sent) * (share * scores.softmax(-1).mean(0)).sum()
+            share = parallel.mean_of_rows((sent / sent.sum()).unsqueeze(0))
+            probability = parallel.mean_of_rows(scores.softmax(-1))
+            self.balance_loss = self.balance_weight * len(sent) * (share * probability).sum()
         # Sorted by expert, the tokens of each lie together, and each expert is called once.
         order = chosen.flatten().argsort(stable=True)
         parts = torch.split(tokens.index_select(0, order // self.top_k), sent.tolist())

@@ -1,12 +1,14 @@
 """Normalization, plain or modulated by the action that led to a frame."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
+
+from tinyworlds import parallel
 
 EPS = 1e-5
 
@@ -55,7 +57,7 @@ class FiLM(nn.Module):
 
 
 class LatentNorm(nn.Module):
-    """Normalize each latent dimension over all tokens of the batch (batch normalization, arXiv 1502.03167).
+    """Normalize each latent dimension over all tokens of the batch of all ranks (batch normalization, 1502.03167).
 
     Before rounding it puts latents on both sides of every border between levels, so that training begins
     with codes in use instead of waiting for the first to be told apart.
@@ -66,8 +68,23 @@ class LatentNorm(nn.Module):
         self.norm = nn.BatchNorm1d(latent_dim, affine=False)
 
     def forward(self, latents: Float[Tensor, "*batch L"]) -> Float[Tensor, "*batch L"]:
-        normed: Tensor = self.norm(latents.flatten(0, -2))
+        flat = latents.flatten(0, -2)
+        # torch's own, `SyncBatchNorm`, is for GPUs alone.
+        together = self.training and parallel.world_size() > 1
+        normed: Tensor = self._over_ranks(flat) if together else self.norm(flat)
         return normed.view(latents.shape)
+
+    def _over_ranks(self, latents: Float[Tensor, "N L"]) -> Float[Tensor, "N L"]:
+        """What `norm` does in training, over the tokens of all ranks."""
+        norm: Any = self.norm  # typed as if it might keep no statistics
+        latents32 = latents.float()
+        mean, variance = parallel.moments_of_rows(latents32)
+        count = parallel.world_size() * len(latents)
+        with torch.no_grad():
+            norm.num_batches_tracked.add_(1)
+            norm.running_mean.lerp_(mean, norm.momentum)
+            norm.running_var.lerp_(variance * count / (count - 1), norm.momentum)
+        return ((latents32 - mean) * (variance + norm.eps).rsqrt()).to(latents.dtype)
 
 
 def norm_for(*, embed_dim: int, condition_dim: int | None) -> RMSNorm | FiLM:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from tinyworlds.nn.attention import KeysAndValues, SpatialAttention, TemporalAttention
 from tinyworlds.nn.feed_forward import SWIGLU, MoE, build_feed_forward
@@ -149,6 +150,7 @@ class SpaceTimeTransformer(nn.Module):
             for _ in range(num_blocks)
         )
         self.last_norm = RMSNorm(embed_dim=embed_dim) if norm == "pre" else None
+        self.recompute = False  # what each block computes, for its gradient, instead of keeping it
 
     def forward(
         self,
@@ -166,7 +168,7 @@ class SpaceTimeTransformer(nn.Module):
             timeline = Timeline.causal(x.shape[1], x.device, past=0 if past is None else past.frames)
         x = self._at(x, timeline)
         for index, block in enumerate(self.blocks):
-            x = block(x, condition, timeline, None if past is None else past.blocks[index])
+            x = self._through(block, x, condition, timeline, None if past is None else past.blocks[index])
         return x if self.last_norm is None else self.last_norm(x)
 
     def remember(self, x: Float[Tensor, "B T P E"], condition: Condition | None = None) -> Past:
@@ -180,9 +182,31 @@ class SpaceTimeTransformer(nn.Module):
         kept: list[KeysAndValues] = []
         *blocks, last = self.blocks
         for block in blocks:
-            x = block(x, condition, timeline, kept=kept)
+            x = self._through(block, x, condition, timeline, kept=kept)
         assert isinstance(last, Block)
         return Past(x.shape[1], (*kept, last.remember(x, condition)))
+
+    def _through(
+        self,
+        block: nn.Module,
+        x: Float[Tensor, "B T P E"],
+        condition: Condition | None,
+        timeline: Timeline,
+        past: KeysAndValues | None = None,
+        kept: list[KeysAndValues] | None = None,
+    ) -> Float[Tensor, "B T P E"]:
+        if not (self.recompute and torch.is_grad_enabled()):
+            return block(x, condition, timeline, past, kept)
+
+        def outputs(x: Tensor) -> tuple[Any, ...]:
+            # A list of its own, since it is added to once more in the backward pass.
+            keys_and_values: list[KeysAndValues] = []
+            return block(x, condition, timeline, past, keys_and_values), *keys_and_values
+
+        x, *keys_and_values = checkpoint(outputs, x, use_reentrant=False, preserve_rng_state=False)
+        if kept is not None:
+            kept.extend(keys_and_values)
+        return x
 
     def _at(self, x: Float[Tensor, "B T P E"], timeline: Timeline) -> Float[Tensor, "B T P E"]:
         return x + temporal_positions(timeline.times, self.embed_dim).to(x.dtype) if self.temporal else x
