@@ -1,5 +1,7 @@
 """Train one stage, or all three in order: ``python train.py [stage=…] [data=…] [experiment=…]``."""
 
+import contextlib
+import io
 import logging
 import os
 import shlex
@@ -39,13 +41,16 @@ RESUMED = "TINYWORLDS_RESUMED"
 """Environment variable by which the processes that Lightning starts learn what the first one resumes."""
 
 # Lightning's advice and its doubts about what is meant here.
-logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+for name in ("lightning.pytorch", "lightning.fabric.utilities"):
+    logging.getLogger(name).setLevel(logging.WARNING)
 for doubt in (
     "Checkpoint directory .* exists",
     "Found .* in eval mode",
     ".*does not have many workers",
     ".*LeafSpec",
     "The number of training batches",
+    "`broadcast_buffers` is deprecated",  # what replaces it is new in torch 2.13
+    "FSDP2-wrapped module .* returned a view",  # nothing is changed in place
 ):
     warnings.filterwarnings("ignore", doubt)
 
@@ -57,7 +62,9 @@ def main(config: DictConfig) -> float:
     folder = folder_to_resume(config, chosen)
     if folder is not None or not first_process():
         discard(Path(HydraConfig.get().runtime.output_dir))
-    with memory_explained():
+    # The first of the processes that train together speaks for all.
+    silent = contextlib.nullcontext() if first_process() else contextlib.redirect_stdout(io.StringIO())
+    with silent, memory_explained():
         if chosen not in STAGES:
             return train_all(config, folder)
         if folder is not None:
@@ -119,15 +126,16 @@ def train(config: DictConfig, stage: str, *, resumed: bool = False, record: Path
         print(f"{stage}: {trained:,} parameters, {folder}{', resumed' if resumed else ''}", flush=True)
         fit(trainer, model, data, resumed=resumed, again=lambda: command_line(resume=record or folder))
         best, loss, seconds = outcome(trainer)
-        write_result(
-            folder,
-            stage=stage,
-            checkpoint=best,
-            metric=loss,
-            seconds=seconds,
-            command=command_line(),
-            tokenizers=[config.video_tokenizer, config.action_tokenizer] if stage == "dynamics" else [],
-        )
+        if first_process():
+            write_result(
+                folder,
+                stage=stage,
+                checkpoint=best,
+                metric=loss,
+                seconds=seconds,
+                command=command_line(),
+                tokenizers=[config.video_tokenizer, config.action_tokenizer] if stage == "dynamics" else [],
+            )
     print(f"{stage}: {METRIC} {loss:.4g}, {best}", flush=True)
     return best, loss
 
@@ -142,6 +150,8 @@ def prepared(config: DictConfig, stage: str) -> tuple[lightning.Trainer, Stage, 
     check_limits(model)
     model.optimization = Optimization(build(config.optimizer), build(config.lr_schedule), config.seed)
     model.optimization.lr_schedule(model.optimization.optimizer(model.parameters()), total_steps=1)
+    if config.activation_checkpointing:
+        model.checkpoint_activations()
     if config.compile:
         model.compile_parts()
     return trainer, model, data

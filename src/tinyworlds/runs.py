@@ -30,6 +30,7 @@ MAY_DIFFER = (
     "callbacks.throughput",
     "callbacks.pictures",
     "trainer.accelerator",
+    "activation_checkpointing",
 )
 """Options, with all below them, that change nothing of what a run learns."""
 PROCESSES = ("trainer.devices", "trainer.num_nodes", "trainer.strategy")

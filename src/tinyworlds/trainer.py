@@ -18,7 +18,7 @@ def build_trainer(config: DictConfig) -> lightning.Trainer:
     options: dict[str, Any] = {
         "default_root_dir": config.run_dir,
         "val_check_interval": validation_interval(config.trainer.max_steps, config.validations)
-        * config.trainer.get("accumulate_grad_batches", 1),  # Lightning counts batches
+        * config.trainer.accumulate_grad_batches,  # Lightning counts batches
         "check_val_every_n_epoch": None,
         "num_sanity_val_steps": 0,
     }
@@ -33,6 +33,8 @@ def build_trainer(config: DictConfig) -> lightning.Trainer:
     if config.trainer.precision == "auto":
         options["precision"] = "bf16-mixed" if gpu and torch.cuda.is_bf16_supported() else "32-true"
     callbacks = [build(node) for node in config.callbacks.values()]
+    if config.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise ValueError(f"trainer.accelerator={config.trainer.accelerator}: torch finds no GPU here; use trainer=cpu")
     try:
         return build(
             config.trainer, logger=build(config.logger), callbacks=callbacks, plugins=[WholeFiles()], **options

@@ -13,6 +13,7 @@ from tinyworlds.divergence import LAST
 from tinyworlds.interruption import Interrupted
 from tinyworlds.last_checkpoint import LastCheckpoint, take_back
 from tinyworlds.models import Stage
+from tinyworlds.processes import ending_together
 
 
 def fit(trainer: Trainer, model: Stage, data: ClipDataModule, *, resumed: bool, again: Callable[[], str]) -> None:
@@ -26,7 +27,8 @@ def fit(trainer: Trainer, model: Stage, data: ClipDataModule, *, resumed: bool, 
     if resumed and not last.exists() and trainer.is_global_zero:
         take_back(folder, {})
     try:
-        trainer.fit(model, data, ckpt_path=last if resumed and last.exists() else None, weights_only=True)
+        with ending_together(trainer):
+            trainer.fit(model, data, ckpt_path=last if resumed and last.exists() else None, weights_only=True)
     except Interrupted as stop:
         if trainer.is_global_zero:
             saved = f"{last} is saved" if last.exists() else "nothing was done yet"

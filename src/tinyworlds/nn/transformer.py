@@ -96,12 +96,13 @@ class Block(nn.Module):
         condition: Condition | None,
         timeline: Timeline,
         past: KeysAndValues | None = None,
-        kept: list[KeysAndValues] | None = None,
-    ) -> Float[Tensor, "B T P E"]:
+    ) -> tuple[Float[Tensor, "B T P E"], list[KeysAndValues]]:
+        """Transformed tokens, and the keys and values of temporal attention, where there is one."""
         x = self.spatial(x, condition)
+        kept: list[KeysAndValues] = []
         if self.temporal is not None:
             x = self.temporal(x, condition, timeline.visible, past, kept)
-        return self.feed_forward(x, condition)
+        return self.feed_forward(x, condition), kept
 
     def remember(self, x: Float[Tensor, "B T P E"], condition: Condition | None) -> KeysAndValues:
         """What later frames need of `x`: the keys and values of its temporal attention."""
@@ -168,7 +169,7 @@ class SpaceTimeTransformer(nn.Module):
             timeline = Timeline.causal(x.shape[1], x.device, past=0 if past is None else past.frames)
         x = self._at(x, timeline)
         for index, block in enumerate(self.blocks):
-            x = self._through(block, x, condition, timeline, None if past is None else past.blocks[index])
+            x, _ = self._through(block, x, condition, timeline, None if past is None else past.blocks[index])
         return x if self.last_norm is None else self.last_norm(x)
 
     def remember(self, x: Float[Tensor, "B T P E"], condition: Condition | None = None) -> Past:
@@ -182,7 +183,8 @@ class SpaceTimeTransformer(nn.Module):
         kept: list[KeysAndValues] = []
         *blocks, last = self.blocks
         for block in blocks:
-            x = self._through(block, x, condition, timeline, kept=kept)
+            x, own = self._through(block, x, condition, timeline)
+            kept += own
         assert isinstance(last, Block)
         return Past(x.shape[1], (*kept, last.remember(x, condition)))
 
@@ -193,20 +195,10 @@ class SpaceTimeTransformer(nn.Module):
         condition: Condition | None,
         timeline: Timeline,
         past: KeysAndValues | None = None,
-        kept: list[KeysAndValues] | None = None,
-    ) -> Float[Tensor, "B T P E"]:
-        if not (self.recompute and torch.is_grad_enabled()):
-            return block(x, condition, timeline, past, kept)
-
-        def outputs(x: Tensor) -> tuple[Any, ...]:
-            # A list of its own, since it is added to once more in the backward pass.
-            keys_and_values: list[KeysAndValues] = []
-            return block(x, condition, timeline, past, keys_and_values), *keys_and_values
-
-        x, *keys_and_values = checkpoint(outputs, x, use_reentrant=False, preserve_rng_state=False)
-        if kept is not None:
-            kept.extend(keys_and_values)
-        return x
+    ) -> tuple[Float[Tensor, "B T P E"], list[KeysAndValues]]:
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(block, x, condition, timeline, past, use_reentrant=False, preserve_rng_state=False)
+        return block(x, condition, timeline, past)
 
     def _at(self, x: Float[Tensor, "B T P E"], timeline: Timeline) -> Float[Tensor, "B T P E"]:
         return x + temporal_positions(timeline.times, self.embed_dim).to(x.dtype) if self.temporal else x
