@@ -43,7 +43,7 @@ def build_trainer(config: DictConfig) -> lightning.Trainer:
         raise ValueError(f"trainer: {error}") from None
 
 
-def validation_interval(max_steps: int, validations: int) -> int:
+def validation_interval(max_steps: Any, validations: Any) -> int:
     """Steps between validations: the fewest that divide `max_steps` into at most `validations` equal parts."""
     check_whole("trainer.max_steps", max_steps, at_least=1)
     check_whole("validations", validations, at_least=1)
