@@ -1,20 +1,16 @@
 """The stages as `train.py` would build them, untrained."""
 
-import copy
-import warnings
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from tinyworlds.command import CONF, build
+from tinyworlds.command import CONF
 from tinyworlds.models import STAGES, Stage
-
-# There is no trainer that would log.
-warnings.filterwarnings("ignore", message=".*self.log.*")
+from tinyworlds.plan import untrained
 
 NONE: Mapping[str, Sequence[str]] = MappingProxyType({})
 
@@ -46,14 +42,6 @@ def build_stages(
     `stage_options` holds further options of single stages by name. `clip_length` counts the frames a stage is
     built for; None: as the config has it.
     """
-    built: dict[str, Built] = {}
-    for name in STAGES:
-        config = compose_train([f"stage={name}", *options, *stage_options.get(name, ())])
-        known = {"name": "noise", "path": "noise.h5", "val_fraction": 0.1}
-        given: dict[str, Any] = {"dataset": {**known, "clip_length": clip_length or config.data.clip_length}}
-        if name == "dynamics":
-            given |= copy.deepcopy({tokenizer: made.stage for tokenizer, made in built.items()})
-        else:
-            given |= {"frame_size": frame_size}
-        built[name] = Built(build(config.stage, **given), config)
-    return built
+    configs = {name: compose_train([f"stage={name}", *options, *stage_options.get(name, ())]) for name in STAGES}
+    stages = untrained(configs, size=frame_size, clip_length=clip_length)
+    return {name: Built(stage, configs[name]) for name, stage in stages.items()}

@@ -1,0 +1,152 @@
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinyworlds.plan import main, memory_of
+from tinyworlds.rehearsal import Rehearsal
+
+pytestmark = pytest.mark.filterwarnings("ignore:You are trying to `self.log")
+
+Planner = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def planned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Planner:
+    """Runs the command in an empty folder; gives what it wrote."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*options: str) -> dict[str, Any]:
+        monkeypatch.setattr(sys, "argv", ["plan", "out=plan.json", *options])
+        main()
+        written: dict[str, Any] = json.loads(Path("plan.json").read_text())
+        return written
+
+    return call
+
+
+SMALL = ("size=tiny", "frame_size=32", "data.batch_size=4", "data.clip_length=3")
+
+
+def test_the_plan_is_of_what_would_be_trained(planned, capsys):
+    made = planned(*SMALL, "trainer.max_steps=10", "peak_tflops=1", "utilization=0.5", "stage.num_blocks=1")
+    said = capsys.readouterr().out
+    trained = {name: number for name, number in made["parameters"].items() if "tokenizer" not in name}
+    assert sum(trained.values()) == made["trained"]
+    assert f"{made['trained']:,}" in said
+    tokens = 4 * 3 * 4 * 4
+    assert (made["tokens_per_step"], made["tokens"]) == (tokens, 10 * tokens)
+    assert made["seconds_per_step"] == pytest.approx(made["flops"] / 0.5e12)
+    assert made["days"] == pytest.approx(10 * made["seconds_per_step"] / 86400)
+    assert made["memory"]["gradients"] == 4 * made["trained"]
+    assert 2 * made["memory"]["gradients"] <= made["memory"]["optimizer"] < 2.01 * made["memory"]["gradients"]
+    assert made["fits"]
+    assert "\nfits into" in said
+
+
+def test_options_of_the_stage_are_not_those_of_its_tokenizers(planned):
+    plain, deeper = (planned(*SMALL, *more)["parameters"] for more in ([], ["stage.num_blocks=3"]))
+    assert deeper["transformer"] == pytest.approx(1.5 * plain["transformer"], rel=0.01)
+    assert deeper["video_tokenizer"] == plain["video_tokenizer"]
+
+
+@pytest.mark.slow
+def test_gpus_share_what_is_trained_under_fsdp_and_only_the_clips_under_ddp(planned):
+    alone, ddp, fsdp = (
+        planned(*SMALL, *more) for more in (["trainer=auto"], ["trainer=ddp", "gpus=2"], ["trainer=fsdp", "gpus=2"])
+    )
+    for part in ("gradients", "optimizer"):
+        assert ddp["memory"][part] == alone["memory"][part]
+        assert fsdp["memory"][part] == alone["memory"][part] / 2
+    frozen = alone["memory"]["weights"] - alone["memory"]["gradients"]
+    assert fsdp["memory"]["weights"] - frozen == alone["memory"]["gradients"] / 2
+    for shared in (ddp, fsdp):
+        assert shared["clips_per_gpu"] == 2
+        assert shared["flops"] == pytest.approx(alone["flops"], rel=0.01)
+        assert shared["seconds_per_step"] == pytest.approx(alone["seconds_per_step"] / 2, rel=0.01)
+        assert shared["memory"]["activations"] < 0.6 * alone["memory"]["activations"]
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_is_said_and_what_would(planned, capsys):
+    asked = (*SMALL, "trainer=auto", "reserve=0", "data.batch_size=64")
+    needed = planned(*asked)["at_most"]
+    enough = f"gpu_memory={1.01 * needed / 2**30}"
+    assert planned(*asked, enough)["fits"]
+    capsys.readouterr()
+    assert not planned(*asked, "data.batch_size=128", enough)["fits"]
+    advice = [line.split()[1:] for line in capsys.readouterr().out.splitlines() if line.startswith("  try ")]
+    assert advice == [["activation_checkpointing=true"], ["data.batch_size=64", "trainer.accumulate_grad_batches=2"]]
+    for options in advice:
+        assert planned(*asked, "data.batch_size=128", enough, *options)["fits"]
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("gpus=0", "gpus=0"),
+        ("gpus=3", "data.batch_size=4 clips do not divide among gpus=3"),
+        ("gpus=2,trainer=auto", "trainer=ddp or trainer=fsdp"),
+        ("device=abacus", "device=abacus is none of"),
+        ("utilization=0", "utilization=0"),
+        ("reserve=1", "reserve=1"),
+        ("tokens=-5", "tokens=-5"),
+        ("peak_tflops=no", "peak_tflops=no"),
+        ("gpu_memory=0", "gpu_memory=0"),
+        ("frame_size=30", "patch_size=8"),
+        ("trainer.precision=16", "trainer.precision=16"),
+        ("stage=all", "stage=all"),
+        ("stage.num_heads=5", "num_heads=5"),
+        ("stage/feed_forward=moe", "stage=dynamics cannot be planned"),
+        ("trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches=0"),
+    ],
+)
+def test_a_mistake_is_one_sentence(planned, option, words, capsys):
+    with pytest.raises(SystemExit):
+        planned(*SMALL, *option.split(","))
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert words in error
+    assert len(error.splitlines()) == 1
+    assert not Path("plan.json").exists()
+
+
+def test_an_unknown_size_is_told_from_the_others(planned, capsys):
+    with pytest.raises(SystemExit):
+        planned("size=giant")
+    assert "size/giant" in capsys.readouterr().err
+
+
+PARTS = st.integers(0, 10**12)
+
+
+@given(trained=st.integers(1, 10**12), frozen=PARTS, then=PARTS, shards=st.integers(2, 4096), blocks=st.integers(1, 99))
+def test_more_gpus_never_need_more_memory_each(trained, frozen, then, shards, blocks):
+    rehearsal = Rehearsal(
+        flops=1,
+        weights=trained + frozen,
+        gradients=trained,
+        optimizer=2 * trained,
+        then={"activations": then, "gradients": 0, "copies": 0},
+    )
+    fewer, more = (memory_of(rehearsal, shards=n, blocks=[trained // blocks] * blocks) for n in (shards, 2 * shards))
+    assert more[1] <= fewer[1]
+    assert all(more[0][part] <= fewer[0][part] for part in fewer[0])
+    assert max(more[0]["weights"], more[0]["gradients"]) <= more[1] <= sum(more[0].values())
+
+
+@pytest.mark.slow
+def test_seven_billion_parameters_are_planned_without_memory(planned):
+    torch.set_num_threads(1)
+    made = planned("size=7b", "gpus=64", "activation_checkpointing=true", "tokens=9.42e11", "device=a100")
+    assert made["trained"] == pytest.approx(7e9, rel=0.1)
+    assert made["fits"]
+    # Six operations a parameter and token make an update; more where clean frames come along, and what is recomputed.
+    assert 6 < made["flops"] / made["trained"] / made["tokens_per_step"] < 6 * 2 * 4 / 3 + 2
+    assert 10 < made["days"] < 1000
