@@ -104,6 +104,7 @@ def test_what_does_not_fit_is_said_and_what_would(planned, capsys):
         ("stage=all", "stage=all"),
         ("stage.num_heads=5", "num_heads=5"),
         ("stage/feed_forward=moe", "stage=dynamics cannot be planned"),
+        ("trainer.max_steps=many", "trainer.max_steps=many"),
         ("trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches=0"),
     ],
 )

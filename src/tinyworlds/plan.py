@@ -72,6 +72,7 @@ def check(config: DictConfig) -> None:
     """
     check_whole("gpus", config.gpus, at_least=1)
     check_whole("data.batch_size", config.data.batch_size, at_least=1)
+    check_whole("trainer.max_steps", config.trainer.max_steps, at_least=1)
     check_whole("trainer.accumulate_grad_batches", config.trainer.accumulate_grad_batches, at_least=1)
     if config.data.batch_size % config.gpus:
         raise ValueError(f"data.batch_size={config.data.batch_size} clips do not divide among gpus={config.gpus}")
