@@ -83,6 +83,38 @@ def test_compiled_attention_is_softmax_attention_with_its_gradient(tokens, heads
     torch.testing.assert_close(got.double(), wanted, atol=3e-5 * scale, rtol=1e-5)
 
 
+@settings(max_examples=60)
+@given(
+    frames=st.tuples(st.integers(0, 3), st.integers(1, 3), st.integers(1, 3)),  # past, later, that ask
+    positions=st.integers(1, 40),
+    width=st.sampled_from(narrow.WIDTHS),
+    spread=st.sampled_from([0.1, 1, 4]),
+    seed=st.integers(0, 2**31),
+)
+def test_compiled_attention_over_frames_is_softmax_attention_with_its_gradient(frames, positions, width, spread, seed):
+    generator = torch.Generator().manual_seed(seed)
+    past, later, asking = frames
+    inputs = [
+        (spread * torch.randn(2, count, 3, width, positions, generator=generator)).requires_grad_()
+        for count in (past, past, later, later, asking)
+    ]
+    visible = torch.rand(asking, past + later, generator=generator) < 0.5
+    visible[:, -1] = True
+    weight = torch.randn(2, asking, 3, width, positions, generator=generator)
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    keys, values = torch.cat(exact[:3:2], dim=1), torch.cat(exact[1:4:2], dim=1)
+    scores = torch.einsum("bihdp,bjhdp->bijhp", exact[4], keys) / width**0.5
+    weights = scores.masked_fill(~visible[..., None, None], -torch.inf).softmax(2)
+    expected = torch.einsum("bijhp,bjhdp->bihdp", weights, values)
+    attended = narrow.attend_over_frames(*inputs, visible)
+    scale = spread * max(1, spread**2)
+    torch.testing.assert_close(attended.double(), expected, atol=2e-6 * scale, rtol=0)
+    wanted = torch.autograd.grad((expected * weight).sum(), exact)
+    got = torch.autograd.grad((attended * weight).sum(), inputs)
+    for one, other in zip(got, wanted, strict=True):
+        torch.testing.assert_close(one.double(), other, atol=1e-5 * scale, rtol=1e-5)
+
+
 def test_what_is_no_number_does_not_become_one():
     for place in (0, 5, 13):  # among queries, keys, values
         qkv = torch.randn(1, 4, 24)
@@ -96,7 +128,7 @@ def test_without_a_compiler_the_same_comes_of_torchs_own_kernel(monkeypatch):
     native.library.cache_clear()
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
-    assert not narrow.is_native(x, 4)
+    assert not narrow.is_narrow(x, 4)
     torch.testing.assert_close(attention(x), compiled)
     native.library.cache_clear()
 
@@ -115,15 +147,3 @@ def test_remembered_frames_are_seen_as_if_they_were_there(past, now, num_heads, 
     attention(x[:, :past], visible[:past, :past], kept=kept)
     for memory in (kept[0], attention.remember(x[:, :past])):
         torch.testing.assert_close(attention(x[:, past:], visible[past:], memory), together, atol=1e-5, rtol=1e-4)
-
-
-@pytest.mark.parametrize("remembered", [True, False])
-def test_what_is_remembered_in_one_layout_is_continued_in_it(monkeypatch, remembered):
-    """As where one of both is compiled, which takes the other layout."""
-    attention, x = TemporalAttention(embed_dim=24, num_heads=6), torch.randn(2, 4, 3, 24)
-    visible = Timeline.causal(4).visible
-    together = attention(x, visible)[:, 3:]
-    monkeypatch.setattr("tinyworlds.nn.attention.is_narrow", lambda *_: remembered)
-    memory = attention.remember(x[:, :3])
-    monkeypatch.setattr("tinyworlds.nn.attention.is_narrow", lambda *_: not remembered)
-    torch.testing.assert_close(attention(x[:, 3:], visible[3:], memory), together)

@@ -33,6 +33,14 @@ def test_a_library_is_compiled_once_and_again_when_its_source_changes(source, tm
     assert len(built(tmp_path)) == 2
 
 
+def test_what_is_included_counts_as_source(source, tmp_path):
+    (tmp_path / "number.h").write_text("#define NUMBER 42")
+    source.write_text('#include "number.h"\nextern "C" int answer() { return NUMBER; }')
+    assert native.library.__wrapped__(source).answer() == 42
+    (tmp_path / "number.h").write_text("#define NUMBER 43")
+    assert native.library.__wrapped__(source).answer() == 43
+
+
 def test_what_does_not_compile_is_no_library_and_leaves_nothing(source, tmp_path):
     source.write_text("no C++")
     assert native.library.__wrapped__(source) is None

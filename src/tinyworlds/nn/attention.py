@@ -8,7 +8,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from tinyworlds.nn.narrow import attend, attention_over_frames, is_narrow, is_native
+from tinyworlds.nn.narrow import attend, attend_over_frames, is_narrow
 
 
 class KeysAndValues(NamedTuple):
@@ -39,7 +39,7 @@ class SpatialAttention(Attention):
 
     def forward(self, x: Float[Tensor, "B T P E"]) -> Float[Tensor, "B T P E"]:
         qkv = self.qkv(x)
-        if is_native(qkv, self.head_dim):
+        if is_narrow(qkv, self.head_dim):
             return self.out(attend(qkv.flatten(0, 1), self.num_heads)[0].view(x.shape))
         q, k, v = rearrange(qkv, "b t p (three h d) -> three (b t) h p d", three=3, h=self.num_heads)
         return self.out(rearrange(F.scaled_dot_product_attention(q, k, v), "(b t) h p d -> b t p (h d)", b=len(x)))
@@ -60,28 +60,27 @@ class TemporalAttention(Attention):
         The keys and values of `x` are added to `kept`.
         """
         qkv = self.qkv(x)
-        # What is remembered stays in its layout, whether it was computed compiled or not.
-        narrow = is_narrow(qkv, self.head_dim) if past is None else past.keys.ndim == 5
-        q, *own = self._heads(qkv, parts=3, narrow=narrow)
-        parts = [KeysAndValues(*own)] if past is None else [past, KeysAndValues(*own)]
+        q, keys, values = self._heads(qkv, parts=3)
         if kept is not None:
-            kept.append(parts[-1])
-        if narrow:
-            attended = attention_over_frames(q, parts, visible)
+            kept.append(KeysAndValues(keys, values))
+        if is_narrow(qkv, self.head_dim):
+            past_keys, past_values = (q[:, :0], q[:, :0]) if past is None else past
+            attended = attend_over_frames(past_keys, past_values, keys, values, q, visible)
             return self.out(rearrange(attended, "b t h d p -> b t p (h d)"))
-        k, v = (torch.cat(every, dim=2) for every in zip(*parts, strict=True)) if past is not None else own
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+        if past is not None:
+            keys, values = torch.cat([past.keys, keys], dim=2), torch.cat([past.values, values], dim=2)
+        attended = F.scaled_dot_product_attention(q, keys, values, attn_mask=visible)
         return self.out(rearrange(attended, "(b p) h t d -> b t p (h d)", b=x.shape[0]))
 
     def remember(self, x: Float[Tensor, "B T P E"]) -> KeysAndValues:
         """The keys and values of `x` alone, where nothing of it is to be computed further."""
         width = x.shape[-1]
         projected = F.linear(x, self.qkv.weight[width:], self.qkv.bias[width:])
-        return KeysAndValues(*self._heads(projected, parts=2, narrow=is_narrow(projected, self.head_dim)))
+        return KeysAndValues(*self._heads(projected, parts=2))
 
-    def _heads(self, projected: Float[Tensor, "B T P F"], *, parts: int, narrow: bool) -> Tensor:
-        """Queries, keys, values: `parts` of them, (B, T, h, D, P) where `narrow`, else ((B P), h, T, D)."""
-        if narrow:
+    def _heads(self, projected: Float[Tensor, "B T P F"], *, parts: int) -> Tensor:
+        """Queries, keys, values: `parts` of them, (B, T, h, D, P) where heads are narrow, else ((B P), h, T, D)."""
+        if is_narrow(projected, self.head_dim):
             return rearrange(
                 projected, "b t p (parts h d) -> parts b t h d p", parts=parts, h=self.num_heads
             ).contiguous()

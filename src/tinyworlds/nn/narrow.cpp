@@ -5,52 +5,14 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdint>
-#include <cstring>
 #include <vector>
+
+#include "lanes.h"
 
 namespace {
 
-constexpr int LANES = 16, ROWS = 4;
-constexpr float LOG2_E = 1.44269504f;
+constexpr int ROWS = 4;
 constexpr float SAFE = 24.0f;  // exponents of 2 so near to 0 lose nothing, whatever is subtracted from them
-constexpr float LEAST = -126.0f;
-
-typedef float Lanes __attribute__((vector_size(4 * LANES), aligned(4)));
-typedef int32_t Whole __attribute__((vector_size(4 * LANES)));
-
-inline Lanes load(const float *from) { return *reinterpret_cast<const Lanes *>(from); }
-inline void store(float *to, Lanes x) { *reinterpret_cast<Lanes *>(to) = x; }
-inline Lanes all(float x) { return Lanes{} + x; }
-
-inline float sum(Lanes x) {
-  float total = 0;
-  for (int i = 0; i < LANES; i++) total += x[i];
-  return total;
-}
-
-inline float largest(Lanes x) {
-  float most = x[0];
-  for (int i = 1; i < LANES; i++) most = x[i] > most ? x[i] : most;
-  return most;
-}
-
-// 2 to the power of x to within 3e-7 of it; what is below LEAST has to be `clamped`.
-template <bool clamped>
-inline Lanes exp2(Lanes x) {
-  if (clamped) x = x < LEAST ? all(LEAST) : x;
-  const Lanes magic = all(12582912.0f);  // 1.5 * 2**23: adding it rounds to a whole number, which fills the low bits
-  const Lanes shifted = x + magic;
-  const Lanes rest = x - (shifted - magic);
-  Lanes power = all(1.33952916e-3f);
-  power = power * rest + 9.61612158e-3f;
-  power = power * rest + 5.55030700e-2f;
-  power = power * rest + 2.40226512e-1f;
-  power = power * rest + 6.93147182e-1f;
-  power = power * rest + 1.0f;
-  // A product, since of a sum of whole numbers NaN would not come out as NaN.
-  return power * reinterpret_cast<Lanes>((reinterpret_cast<Whole>(shifted) << 23) + 0x3f800000);
-}
 
 // One of the tensors of one head, (D, width): `tokens` columns and zeros up to a multiple of LANES.
 template <int D>

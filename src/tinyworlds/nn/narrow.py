@@ -1,11 +1,10 @@
 """Attention with heads of few channels on a CPU, where the fused kernel spends its time on odd shapes.
 
-Tokens come last here, so that every product and sum runs along them: a matrix product whose result has
-only 4 columns is several times slower than the same one with 4 rows. Attention within a frame is in narrow.cpp.
+Products and sums run along the tokens here: a matrix product whose result has only 4 columns is several times slower
+than the same one with 4 rows. narrow.cpp has attention within a frame, over_frames.cpp that of a position over frames.
 """
 
-import ctypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +14,23 @@ from torch import Tensor
 
 from tinyworlds.nn import native
 
-WIDTH = 16
-"""Heads of so many channels and more are left to the fused kernel."""
-SOURCE = Path(__file__).with_suffix(".cpp")
+WITHIN_FRAMES = Path(__file__).with_suffix(".cpp")
+OVER_FRAMES = Path(__file__).with_name("over_frames.cpp")
 WIDTHS = (2, 4, 8)
-"""Channels of the heads that it is compiled for."""
+"""Channels of the heads that they are compiled for; others are left to the fused kernel."""
 
 
 def is_narrow(x: Tensor, head_dim: int) -> bool:
-    """Whether `x` is to be attended to over frames here, in heads of `head_dim` channels."""
-    return head_dim < WIDTH and _is_plain(x) and not torch.compiler.is_compiling()
+    """Whether `x` can be attended to here, in heads of `head_dim` channels."""
+    return head_dim in WIDTHS and x.device.type == "cpu" and x.dtype == torch.float32 and has_libraries()
 
 
-def is_native(x: Tensor, head_dim: int) -> bool:
-    """Whether `attend` can do the attention of `x` to itself, in heads of `head_dim` channels."""
-    return head_dim in WIDTHS and _is_plain(x) and has_library()
+def has_libraries() -> bool:
+    """Whether the C++ is compiled; the first call does that, in a few seconds, where there is a compiler."""
+    return all(native.library(source) is not None for source in (WITHIN_FRAMES, OVER_FRAMES))
 
 
-def _is_plain(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype == torch.float32
-
-
-def has_library() -> bool:
-    """Whether narrow.cpp is compiled; the first call does that, in a few seconds, where there is a compiler."""
-    return native.library(SOURCE) is not None
-
-
-torch.compiler.assume_constant_result(has_library)  # type: ignore[no-untyped-call]  # it marks the function
+torch.compiler.assume_constant_result(has_libraries)  # type: ignore[no-untyped-call]  # it marks the function
 
 
 @torch.library.custom_op(
@@ -80,12 +69,8 @@ def attend_backward(
 
 def _call(name: str, tensors: Sequence[Tensor], heads: int) -> None:
     """Call a function of narrow.cpp, which takes contiguous tensors, the first of them `qkv`, and their sizes."""
-    library = native.library(SOURCE)
-    assert library is not None
     frames, tokens, width = tensors[0].shape
-    sizes = [ctypes.c_int64(size) for size in (frames, tokens, heads)]
-    pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
-    library[f"{name}_{width // (3 * heads)}"](*pointers, *sizes, ctypes.c_int(torch.get_num_threads()))
+    native.call(WITHIN_FRAMES, f"{name}_{width // (3 * heads)}", tensors, (frames, tokens, heads))
 
 
 @attend.register_fake
@@ -109,36 +94,69 @@ def _differentiate(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None]
 attend.register_autograd(_differentiate, setup_context=_keep)
 
 
-def attention_over_frames(
-    q: Float[Tensor, "B Tq h D P"],
-    parts: Sequence[tuple[Float[Tensor, "B _ h D P"], Float[Tensor, "B _ h D P"]]],
-    visible: Bool[Tensor, "Tq Tk"],
-) -> Float[Tensor, "B Tq h D P"]:
-    """Scaled dot-product attention of each position to itself in other frames: i to j where ``visible[i, j]``.
+Five = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
-    Keys and values of the Tk frames come in `parts`, one after the other, so that remembered ones need no copying.
-    Written out frame by frame: for a few frames it is sums of products, and unseen frames cost nothing.
+
+@torch.library.custom_op(
+    "tinyworlds::attend_over_frames",
+    mutates_args=(),
+    device_types="cpu",
+    schema="(Tensor past_keys, Tensor past_values, Tensor keys, Tensor values, Tensor q, Tensor visible) -> Tensor",
+)
+def attend_over_frames(
+    past_keys: Float[Tensor, "B n h D P"],
+    past_values: Float[Tensor, "B n h D P"],
+    keys: Float[Tensor, "B K h D P"],
+    values: Float[Tensor, "B K h D P"],
+    q: Float[Tensor, "B T h D P"],
+    visible: Bool[Tensor, "T n+K"],
+) -> Float[Tensor, "B T h D P"]:
+    """Scaled dot-product attention of each position to itself in frames, i to j where ``visible[i, j]``.
+
+    Keys and values come in two parts, so that remembered ones need no copying. Every frame sees some.
     """
-    q = q * q.shape[3] ** -0.5
-    frames = []
-    for now, row in enumerate(visible.tolist()):
-        seen = list(_seen(row, parts))
-        scores = torch.cat([(q[:, now : now + 1] * keys).sum(3) for keys, _ in seen], dim=1)
-        weights = torch.split(scores.softmax(dim=1).unsqueeze(3), [keys.shape[1] for keys, _ in seen], dim=1)
-        update = [(weight * values).sum(1) for weight, (_, values) in zip(weights, seen, strict=True)]
-        frames.append(torch.stack(update).sum(0) if len(update) > 1 else update[0])
-    return torch.stack(frames, dim=1)
+    tensors = [x.contiguous() for x in (past_keys, past_values, keys, values, q, visible)]
+    out = torch.empty_like(tensors[4])
+    _call_over_frames("forward", [*tensors, out])
+    return out
 
 
-def _seen(row: list[bool], parts: Sequence[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """The keys and values of the frames that are seen, of each of the `parts` that has any."""
-    first = 0
-    for keys, values in parts:
-        frames = [frame for frame, sees in enumerate(row[first : first + keys.shape[1]]) if sees]
-        first += keys.shape[1]
-        if len(frames) == keys.shape[1]:
-            yield keys, values
-        elif frames and frames[-1] - frames[0] == len(frames) - 1:
-            yield keys[:, frames[0] : frames[-1] + 1], values[:, frames[0] : frames[-1] + 1]
-        elif frames:
-            yield keys[:, frames], values[:, frames]
+@torch.library.custom_op(
+    "tinyworlds::attend_over_frames_backward",
+    mutates_args=(),
+    device_types="cpu",
+    schema="(Tensor past_keys, Tensor past_values, Tensor keys, Tensor values, Tensor q, Tensor visible, "
+    "Tensor gradient) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+def attend_over_frames_backward(
+    past_keys: Tensor, past_values: Tensor, keys: Tensor, values: Tensor, q: Tensor, visible: Tensor, gradient: Tensor
+) -> Five:
+    """The gradients of `attend_over_frames` with respect to its floating-point inputs, in their order."""
+    tensors = [x.contiguous() for x in (past_keys, past_values, keys, values, q, visible, gradient)]
+    *others, q_gradient = (torch.zeros_like(x) for x in tensors[:5])
+    _call_over_frames("backward", [*tensors, q_gradient, *others])
+    return others[0], others[1], others[2], others[3], q_gradient
+
+
+def _call_over_frames(name: str, tensors: Sequence[Tensor]) -> None:
+    past_keys, _, keys, _, q, *_ = tensors
+    batch, frames, heads, head_dim, positions = q.shape
+    sizes = (past_keys.shape[1], keys.shape[1], batch, frames, heads, positions)
+    native.call(OVER_FRAMES, f"{name}_{head_dim}", tensors, sizes)
+
+
+attend_over_frames.register_fake(lambda *inputs: torch.empty_like(inputs[4], memory_format=torch.contiguous_format))
+attend_over_frames_backward.register_fake(
+    lambda *inputs: tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs[:5])
+)
+
+
+def _keep_over_frames(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG001  # named by torch
+    ctx.save_for_backward(*inputs)
+
+
+def _differentiate_over_frames(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    return (*attend_over_frames_backward(*ctx.saved_tensors, gradient), None)
+
+
+attend_over_frames.register_autograd(_differentiate_over_frames, setup_context=_keep_over_frames)

@@ -7,7 +7,11 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from tinyworlds.media import replacing
 
@@ -36,9 +40,10 @@ def library(source: Path) -> ctypes.CDLL | None:
     if cxx is None:
         return None
     try:
-        # What the processor can do is part of the name, since a home directory may be shared by unlike machines.
-        able = _run(cxx, *FLAGS, "-dM", "-E", "-x", "c++", os.devnull)
-        name = hashlib.sha256(b"\0".join([source.read_bytes(), able, *map(str.encode, SHARED)])).hexdigest()[:32]
+        # What it includes is part of the name, and what the processor can do, which macros tell: a home directory may
+        # be shared by unlike machines.
+        whole = _run(cxx, *FLAGS, "-dD", "-E", str(source))
+        name = hashlib.sha256(b"\0".join([whole, *map(str.encode, SHARED)])).hexdigest()[:32]
         path = _folder() / f"{source.stem}-{name}.so"
         if not path.is_file():
             with replacing(path) as unfinished:
@@ -46,6 +51,14 @@ def library(source: Path) -> ctypes.CDLL | None:
         return ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def call(source: Path, name: str, tensors: Sequence[Tensor], sizes: Sequence[int]) -> None:
+    """Call a function of the `library` of `source`: with contiguous tensors, sizes and the number of threads."""
+    found = library(source)
+    assert found is not None
+    pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
+    found[name](*pointers, *map(ctypes.c_int64, sizes), ctypes.c_int(torch.get_num_threads()))
 
 
 def _run(*command: str) -> bytes:
