@@ -59,9 +59,9 @@ for doubt in (
 def main(config: DictConfig) -> float:
     """The best validation loss of the last stage trained, which is what a sweep minimizes."""
     chosen = HydraConfig.get().runtime.choices["stage"]
+    if config.resume is not None or not first_process():
+        discard(Path(HydraConfig.get().runtime.output_dir))  # what begins anew makes it again
     folder = folder_to_resume(config, chosen)
-    if folder is not None or not first_process():
-        discard(Path(HydraConfig.get().runtime.output_dir))
     # The first of the processes that train together speaks for all.
     silent = contextlib.nullcontext() if first_process() else contextlib.redirect_stdout(io.StringIO())
     with silent, memory_explained():

@@ -46,6 +46,9 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
                 if HydraConfig.get().mode == RunMode.MULTIRUN:  # ends when the other jobs have run
                     raise JobError(_sentence(error)) from None
                 raise SystemExit(1) from None
+            except KeyboardInterrupt:
+                print("interrupted", file=sys.stderr)
+                raise SystemExit(130) from None
 
         entry: Callable[[], Any] = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(
             guarded

@@ -39,6 +39,12 @@ class WholeFiles(TorchCheckpointIO):
         _sync_folder(Path(path).parent)
 
 
+def discard_unfinished(folder: Path) -> None:
+    """Remove what killed processes left of checkpoints in a run's `folder`, which nobody else is writing to."""
+    for path in folder.glob(".*.ckpt.*"):
+        path.unlink()
+
+
 def _sync_folder(folder: Path) -> None:
     """Wait until the names of its files are on the disk."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -14,6 +14,7 @@ from tinyworlds.interruption import Interrupted
 from tinyworlds.last_checkpoint import LastCheckpoint, take_back
 from tinyworlds.models import Stage
 from tinyworlds.processes import ending_together
+from tinyworlds.saving import discard_unfinished
 
 
 def fit(trainer: Trainer, model: Stage, data: ClipDataModule, *, resumed: bool, again: Callable[[], str]) -> None:
@@ -24,8 +25,10 @@ def fit(trainer: Trainer, model: Stage, data: ClipDataModule, *, resumed: bool, 
     """
     folder = Path(trainer.default_root_dir)
     last = folder / LAST
-    if resumed and not last.exists() and trainer.is_global_zero:
-        take_back(folder, {})
+    if resumed and trainer.is_global_zero:
+        discard_unfinished(folder)
+        if not last.exists():
+            take_back(folder, {})
     try:
         with ending_together(trainer):
             trainer.fit(model, data, ckpt_path=last if resumed and last.exists() else None, weights_only=True)

@@ -1,0 +1,52 @@
+import re
+import resource
+from pathlib import Path
+
+import pytest
+import torch
+
+from .processes import in_a_child
+
+FEW = ("stage=video_tokenizer", "data=video", "data.batch_size=4", "trainer.max_steps=8", "trainer.accelerator=cpu",
+       "validations=2", "callbacks.last.every_n_steps=1", "trainer.limit_val_batches=1")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (
+            ["callbacks.divergence.max_loss=0.001"],
+            r"the loss is 0\.\d+, above callbacks.divergence.max_loss=0.001 at step 1,",
+        ),
+        (["optimizer.lr=1e30"], r"the loss is nan at step 2,"),
+    ],
+)
+def test_a_run_that_diverges_stops_and_names_step_clips_and_checkpoint(
+    entry_point, small_store, capsys, options, named
+):
+    with pytest.raises(SystemExit) as ended:
+        entry_point("train.py", f"data.path={small_store}", *FEW, *options)
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert re.match(rf"error: {named} on the batch of 4 clips that begin at the frames \d+, \d+, \d+, \d+ of", said), (
+        said
+    )
+    kept = list(Path.cwd().rglob("*.ckpt"))
+    assert len(kept) == ("nan" in named)
+    assert (f"the last good checkpoint is {kept[0]}" if kept else "there is no good checkpoint yet") in said
+    for path in kept:
+        assert all(value.isfinite().all() for value in torch.load(path, weights_only=True)["state_dict"].values())
+
+
+@pytest.mark.slow
+def test_too_little_memory_names_the_options_to_lower(entry_point, small_store, capfd):
+    def train() -> None:
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + 2**27, used + 2**27))
+        entry_point("train.py", f"data.path={small_store}", *FEW, "stage.embed_dim=2048", "stage.hidden_dim=8192")
+
+    assert in_a_child(train) == 1
+    said = capfd.readouterr().err
+    assert said.startswith("error: there is not enough memory")
+    for option in ("data.batch_size", "trainer.accumulate_grad_batches", "data.clip_length", "stage.embed_dim"):
+        assert option in said
