@@ -25,6 +25,7 @@ from tinyworlds.models.stage import METRIC
 from tinyworlds.optim import Optimization
 from tinyworlds.runs import (
     CONFIG,
+    LOCK,
     check_same,
     claimed,
     continued,
@@ -83,7 +84,8 @@ def train_all(config: DictConfig, resumed: Path | None) -> float:
     record = resumed or Path(HydraConfig.get().runtime.output_dir)
     runs = Path(config.runs_dir, config.data.name)
     todo = [name for name in STAGES if name not in checkpoints]
-    discard(record)
+    if resumed is None:
+        discard(record)
     for stage in todo:
         build_trainer(compose("train", [*task, f"stage={stage}", "run_dir=none"]))  # typing errors cost no training
     loss = float("nan")
@@ -99,7 +101,8 @@ def train_all(config: DictConfig, resumed: Path | None) -> float:
             staged = compose("train", [*task, *known, f"stage={stage}", f"run_dir='{folder}'"])
             begun = resumed is not None and (folder / CONFIG).exists()
             checkpoints[stage], loss = train(staged, stage, resumed=begun, record=record)
-    discard(record)
+    if first_process():
+        discard(record, CONFIG, LOCK)
     return loss
 
 

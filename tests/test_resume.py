@@ -95,7 +95,7 @@ def unbroken(compressed: Path, tmp_path_factory: pytest.TempPathFactory) -> Call
     def options(stage: str, accumulated: int) -> list[str]:
         known = [f"{name}={run(name, 1)}/best.ckpt" for name in list(STAGES)[:2]] if stage == "dynamics" else []
         return [*TINY, *SMALL[stage], f"stage={stage}", f"data.path={compressed}", *known,
-                f"+trainer.accumulate_grad_batches={accumulated}"]  # fmt: skip
+                f"trainer.accumulate_grad_batches={accumulated}"]  # fmt: skip
 
     def run(stage: str, accumulated: int) -> Path:
         runs = folder / f"accumulated{accumulated}"
@@ -225,7 +225,13 @@ def test_slurm_is_asked_to_run_the_job_again(unbroken, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_all_stages_go_on_at_the_one_they_were_in(compressed, tmp_path):
-    options = [*TINY, f"data.path={compressed}", "trainer.max_steps=6", "callbacks.pictures.every_n_steps=100"]
+    options = [
+        *TINY,
+        f"data.path={compressed}",
+        "trainer.max_steps=6",
+        "validations=1",
+        "callbacks.last.every_n_steps=2",
+    ]
     whole, killed = (f"runs_dir={tmp_path / name}" for name in ("whole", "killed"))
     assert in_a_child(lambda: train(*options, whole, "data.num_workers=0")) == 0
     assert in_a_child(lambda: train(*options, killed, kill=("training", 11))) == -signal.SIGKILL  # in the second stage
@@ -245,8 +251,8 @@ def test_all_stages_go_on_at_the_one_they_were_in(compressed, tmp_path):
 @pytest.mark.slow
 def test_processes_that_train_together_are_killed_and_go_on(unbroken, tmp_path):
     """Killed, then one of them asked to stop, and each time the command is given again."""
-    options = [*unbroken.options("video_tokenizer", 1), "trainer.max_steps=150", "trainer.devices=2",
-               "+trainer.strategy=ddp", "trainer.log_every_n_steps=5", "resume=auto"]  # fmt: skip
+    options = [*unbroken.options("video_tokenizer", 1), "trainer.max_steps=60", "trainer.devices=2",
+               "trainer.strategy=ddp", "trainer.log_every_n_steps=5", "resume=auto"]  # fmt: skip
 
     def started(runs: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, str(CONF.parent / "train.py"), *options, f"runs_dir={tmp_path / runs}"]
@@ -288,7 +294,7 @@ def test_a_run_that_was_told_otherwise_is_refused(unbroken, tmp_path, capfd):
         ([f"resume={done}"], ["has finished"]),
         ([f"resume={done}/best.ckpt"], ["goes on from its last.ckpt"]),
         ([f"resume={tmp_path}"], [f"there is no {tmp_path}/config.yaml"]),
-        (["data.batch_size=2", "+trainer.strategy=auto", f"resume={folder}"], ["4 clips over all", "this one of 2"]),
+        (["data.batch_size=2", "trainer.strategy=single_device", f"resume={folder}"], ["4 clips over all", "this one of 2"]),
     ):
         assert in_a_child(lambda changed=changed: train(*options, *changed)) == 1
         said = capfd.readouterr().err

@@ -3,7 +3,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from tinyworlds.runs import claimed, continued, discard, save_config, unfinished
+from tinyworlds.runs import LOCK, claimed, continued, discard, save_config, unfinished
 
 from .processes import end_of, start
 
@@ -66,7 +66,9 @@ def test_the_newest_run_of_a_config_that_nobody_trains_is_found(tmp_path):
 def test_what_something_was_kept_in_is_not_discarded(tmp_path):
     with claimed(tmp_path / "runs" / "kept") as kept, claimed(tmp_path / "runs" / "empty") as empty:
         (kept / "best.ckpt").touch()
-    discard(kept)
+    discard(kept, LOCK)
     assert (kept / "best.ckpt").exists()
     discard(empty)
+    assert (empty / LOCK).exists()
+    discard(empty, LOCK)
     assert not empty.exists()

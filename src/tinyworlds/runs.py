@@ -112,16 +112,20 @@ def differences(folder: Path, config: DictConfig) -> list[str]:
     """The options that matter in which a run's config differs from `config`, as ``key=there, here other``."""
     there, here = (_flat(OmegaConf.to_container(c, resolve=True)) for c in (OmegaConf.load(folder / CONFIG), config))
     ignored: tuple[str, ...] = MAY_DIFFER
-    if any(there.get(key) != here.get(key) for key in PROCESSES):
+    if any(there.get(key) != here.get(key) for key in {*there, *here} if _is_below(key, PROCESSES)):
         ignored += (*PROCESSES, "data.batch_size")
     return [
         f"{key}={there.get(key)} there, {here.get(key)} here"
         for key in sorted({*there, *here})
         if there.get(key) != here.get(key)
-        and not any(key == option or key.startswith(f"{option}.") for option in ignored)
+        and not _is_below(key, ignored)
         # Tokenizers that are not given are chosen when the run begins, and noted.
         and not (key in ("video_tokenizer", "action_tokenizer") and here.get(key) is None)
     ]
+
+
+def _is_below(key: str, options: tuple[str, ...]) -> bool:
+    return any(key == option or key.startswith(f"{option}.") for option in options)
 
 
 def check_same(folder: Path, config: DictConfig) -> None:
@@ -161,10 +165,10 @@ def run_folder(path: str, *, record: Path | None) -> Path:
     return folder
 
 
-def discard(folder: Path) -> None:
-    """Remove the folder of a run in which nothing has been kept, and the one above when it is empty then."""
+def discard(folder: Path, *files: str) -> None:
+    """Remove a run's folder if there is nothing in it but the `files`, and the one above if it is empty then."""
     with contextlib.suppress(OSError):
-        if {path.name for path in folder.iterdir()} <= {CONFIG, LOCK}:
+        if {path.name for path in folder.iterdir()} <= set(files):
             for path in folder.iterdir():
                 path.unlink()
         folder.rmdir()
