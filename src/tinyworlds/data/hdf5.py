@@ -1,6 +1,7 @@
 """Reading HDF5 files that may come from strangers: windows of rows, through a memory map where the file allows it."""
 
 import math
+import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -265,11 +266,14 @@ class MappedRows:
     def open(self) -> bool:
         """Map the file unless it is; False where it was changed since the rows were found in it."""
         if self._at is None:
-            with self._path.open("rb") as file:
-                if identity(os.fstat(file.fileno())) != self._identity:
+            with self._path.open("rb", buffering=0) as file:
+                stat = os.fstat(file.fileno())
+                if identity(stat) != self._identity:
                     return False
-                # One window a byte of the file: the one that begins where a row does is that row.
-                self._at = np.lib.stride_tricks.sliding_window_view(np.memmap(file, np.uint8, "r"), self._row_bytes)
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            # One window a byte of the file: the one that begins where a row does is that row.
+            windows = (stat.st_size - self._row_bytes + 1, self._row_bytes)
+            self._at = np.ndarray(windows, np.uint8, mapped, strides=(1, 1))
         return True
 
     def close(self) -> None:
