@@ -22,7 +22,7 @@ from tinyworlds.data.token_cache import ClipTokens
 from tinyworlds.maskgit import anchored_mask, frame_mask
 from tinyworlds.models import Dynamics, Stage
 from tinyworlds.nn.attention import Attention
-from tinyworlds.nn.narrow import WIDTH
+from tinyworlds.nn.narrow import WIDTHS
 
 PRECISIONS = ("32-true", "bf16-mixed")
 SAMPLED_CLIPS = 64
@@ -71,9 +71,8 @@ def rehearse(
         stage.to_empty(device="cpu").train()
         for part in stage.modules():
             if isinstance(part, Attention):
-                part.head_dim = max(
-                    part.head_dim, WIDTH
-                )  # elsewhere than on a CPU no head is too narrow for the kernel
+                # Elsewhere than on a CPU no head is too narrow for the kernel.
+                part.head_dim = max(part.head_dim, 1 + max(WIDTHS))
         clips = _clips(stage, batch_size, tokens=tokens)
         ledger = Ledger([*stage.buffers(), *tree_leaves(clips)], weights=stage.parameters(), shards=shards)
         for parameter in stage.parameters():
