@@ -14,10 +14,10 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from tinyworlds.checkpoints import RESULT, finished, load_tokenizers, write_result
+from tinyworlds.checkpoints import RESULT, finished, load_stage, load_tokenizers, write_result
 from tinyworlds.command import build, command
 from tinyworlds.data.datamodules import ClipDataModule
-from tinyworlds.data.settings import check_whole
+from tinyworlds.data.settings import MAX_SEED, check_flag, check_whole
 from tinyworlds.divergence import LAST
 from tinyworlds.models import STAGES, Stage
 from tinyworlds.models.description import check_limits
@@ -86,6 +86,8 @@ def train_all(config: DictConfig, resumed: Path | None) -> float:
     todo = [name for name in STAGES if name not in checkpoints]
     if resumed is None:
         discard(record)
+    for name, path in checkpoints.items():
+        load_stage(path, STAGES[name])
     for stage in todo:
         build_trainer(compose("train", [*task, f"stage={stage}", "run_dir=none"]))  # typing errors cost no training
     loss = float("nan")
@@ -145,7 +147,8 @@ def train(config: DictConfig, stage: str, *, resumed: bool = False, record: Path
 
 def prepared(config: DictConfig, stage: str) -> tuple[lightning.Trainer, Stage, ClipDataModule]:
     """What trains, is trained and is trained on; what can be refused is refused before the first frame is read."""
-    check_whole("seed", config.seed, at_least=0)
+    check_whole("seed", config.seed, at_least=0, at_most=MAX_SEED)
+    check_flag("compile", config.compile)
     trainer = build_trainer(config)
     data: ClipDataModule = build(config.data)
     lightning.seed_everything(config.seed, workers=True, verbose=False)

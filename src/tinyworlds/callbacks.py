@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.seed import isolate_rng
 from tensorboard.compat.proto.summary_pb2 import Summary
 
+from tinyworlds.data.settings import check_number, check_whole
 from tinyworlds.media import gif_bytes, save_gif, save_png
 from tinyworlds.progress import SECONDS_BETWEEN_LINES, clock
 
@@ -98,6 +99,7 @@ class Throughput(Callback):
     """Logs ``steps_per_second`` every `every_n_steps` optimizer steps: the mean since then, validation left out."""
 
     def __init__(self, *, every_n_steps: int) -> None:
+        check_whole("every_n_steps", every_n_steps, at_least=1)
         self.every_n_steps = every_n_steps
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -132,6 +134,8 @@ class Pictures(Callback):
     """
 
     def __init__(self, *, every_n_steps: int, fps: float) -> None:
+        check_whole("every_n_steps", every_n_steps, at_least=1)
+        check_number("fps", fps, at_least=0.01)
         self.every_n_steps = every_n_steps
         self.fps = fps
         self._drawn_at: int | None = None

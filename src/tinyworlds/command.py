@@ -1,101 +1,185 @@
 """Entry points: a Hydra config in, one clear sentence out when the user's input is wrong."""
 
+import contextlib
 import functools
 import os
+import pkgutil
+import re
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException, InstantiationException
+from hydra.errors import HydraException
 from hydra.types import RunMode
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tinyworlds.data.settings import check_types
+from tinyworlds.composition import explained, plain
+from tinyworlds.data.settings import check_arguments, check_types
 
 PACKAGE = Path(__file__).resolve().parent
 CONF = PACKAGE.parents[1] / "conf"
 OmegaConf.register_new_resolver("conf", lambda: str(CONF), replace=True)  # for conf/ itself, wherever a command is run
 
+FULL_ERROR = "HYDRA_FULL_ERROR"
+"""Environment variable: 1 shows whole tracebacks, of mistakes as well."""
+RESERVED = ("_target_", "_partial_")
+"""Keys by which a config says what is built."""
+JOB_RETURN = "return_value"
+"""Of Hydra's `JobReturn`: where what a task raised is raised again, with or without a process between."""
 
-class JobError(CompactHydraException):
-    """A mistake of the user in one job of a multirun, which Hydra reports without a traceback."""
+
+class JobError(Exception):
+    """A mistake of the user in one job of a multirun, in one sentence."""
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
     """Make a function of a composed config the command line of ``conf/<config_name>.yaml``.
 
-    A `ValueError` or `FileNotFoundError` raised by this package or its scripts ends the process with exit code 1 and
-    its sentence on standard error; any other exception is a bug and keeps its traceback, as do all of
-    them when ``HYDRA_FULL_ERROR=1``. In a multirun the other jobs are still run.
+    What Hydra refuses, and a `ValueError` or `FileNotFoundError` raised by this package or its scripts, ends the
+    process with exit code 1 and one sentence on standard error; any other exception is a bug and keeps its
+    traceback, as do all of them when ``HYDRA_FULL_ERROR=1``. In a multirun the other jobs are still run.
     """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
+        composed = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
+        asked = os.environ.get(FULL_ERROR)
+        if asked == "1":
+            as_it_is: Callable[[], Any] = composed(task)
+            return as_it_is
+
         @functools.wraps(task)
         def guarded(config: DictConfig) -> Any:
             try:
-                return task(config)
+                with _variable(FULL_ERROR, asked):
+                    return task(config)
             except (ValueError, FileNotFoundError, OmegaConfBaseException) as error:
-                if not _is_the_users(error) or os.environ.get("HYDRA_FULL_ERROR") == "1":
+                if not _is_the_users(error):
                     raise
-                print(f"error: {_sentence(error)}", file=sys.stderr, flush=True)
+                _say(plain(error))
                 if HydraConfig.get().mode == RunMode.MULTIRUN:  # ends when the other jobs have run
-                    raise JobError(_sentence(error)) from None
+                    raise JobError(plain(error)) from None
                 raise SystemExit(1) from None
             except KeyboardInterrupt:
                 print("interrupted", file=sys.stderr)
                 raise SystemExit(130) from None
 
-        entry: Callable[[], Any] = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(
-            guarded
-        )
-        return entry
+        entry = composed(guarded)
+
+        @functools.wraps(task)
+        def explaining() -> Any:
+            for argument in sys.argv[1:]:
+                if found := re.match(r"--((?!package|info|cfg)\w+(\.\w+)*=.*)", argument):
+                    _say(f"{argument}: options of a config have no dashes, write {found[1]}")
+                    raise SystemExit(1)
+            try:
+                with _variable(FULL_ERROR, "1"):  # or Hydra would print several lines and end the process
+                    return entry()
+            except JobError as error:
+                _say(f"a job of this multirun failed: {error}")
+            except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
+                if not _is_hydras(error):
+                    raise
+                given = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+                _say(explained(error, conf=CONF, config_name=config_name, overrides=given))
+            raise SystemExit(1)
+
+        return explaining
 
     return decorate
 
 
 def build(node: DictConfig, **arguments: Any) -> Any:
-    """Instantiate ``node._target_`` with the node's values and `arguments`.
+    """Call what ``node._target_`` names with the node's values and `arguments`; what is inside is built first.
 
-    Raises the constructor's own exception, and `ValueError` for a key that it does not know or lacks, or a
-    value that is plainly of another type than it takes.
+    With ``_partial_: true`` it is only prepared to be called.
+
+    Raises:
+        ValueError: names the option that the target does not know, lacks, or refuses.
+        FileNotFoundError: as the target says.
     """
-    given = {key: node[key] for key in map(str, node) if not OmegaConf.is_missing(node, key)}
-    check_types(get_object(node._target_), given, prefix=node._get_full_key("") and f"{node._get_full_key('')}.")
+    where = node._get_full_key("")
+    target = _target(node, where)
+    given = {key: node[key] for key in map(str, node) if key not in RESERVED and not OmegaConf.is_missing(node, key)}
+    for key, value in given.items():
+        if isinstance(value, DictConfig) and "_target_" in value:
+            given[key] = build(value)
+        elif OmegaConf.is_config(value):
+            given[key] = instantiate(value, _convert_="all")
+    partial = bool(node.get("_partial_"))
+    check_arguments(target, given, also=arguments, where=where, complete=not partial)
+    chosen = {key: value for key, value in given.items() if key not in arguments}
+    check_types(target, chosen, prefix=where and f"{where}.")
+    if partial:
+        return functools.partial(target, **given, **arguments)
     try:
-        if not arguments:
-            return instantiate(node, _convert_="all")
-        # Hydra would turn tuples and modules among the arguments into configs and back.
-        return instantiate(node, _convert_="all", _partial_=True)(**arguments)
-    except (InstantiationException, TypeError) as error:
-        cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
-        if isinstance(cause, TypeError) and "argument" in str(cause):
-            where = node._get_full_key("") or str(node.get("_target_"))
-            raise ValueError(f"{where}: {cause}; conf/ has the options it takes") from None
-        raise cause from None
+        return target(**{**given, **arguments})
+    except (ValueError, FileNotFoundError) as error:
+        if not _is_the_users(error) and _is_ours(target):
+            raise
+        raise type(error)(_placed(plain(error), where, given)) from None
+    except Exception as error:
+        if _is_ours(target):
+            raise
+        raise ValueError(_placed(plain(error), where, given)) from None
 
 
-def _sentence(error: BaseException) -> str:
-    """What went wrong; of a mistake that OmegaConf found, the key and no notes for programmers."""
-    said = str(error)
-    if isinstance(error, OmegaConfBaseException):
-        said = f"{error.full_key}: {said.splitlines()[0]}" if error.full_key else said.splitlines()[0]
+def _target(node: DictConfig, where: str) -> Callable[..., Any]:
+    """What a node says is to be built."""
+    if "_target_" not in node:
+        raise ValueError(f"{where} says nothing of what to build: leave it to a file of conf/{where}/")
+    try:
+        found: Callable[..., Any] = pkgutil.resolve_name(node._target_)
+    except Exception:  # of whatever kind an import can raise
+        raise ValueError(f"{where}._target_={node._target_}: nothing of that name can be imported") from None
+    return found
+
+
+def _is_ours(target: Callable[..., Any]) -> bool:
+    return str(getattr(target, "__module__", "")).partition(".")[0] == PACKAGE.name
+
+
+def _placed(said: str, where: str, given: Collection[str]) -> str:
+    """A complaint about options, with where they are in the config."""
+    if not where or re.match(rf"{where}[.=:]|\w+\.[\w.]+[=:]", said):
+        return said
+    return f"{where}.{said}" if re.split(r"\W", said)[0] in given else f"{where}: {said}"
+
+
+@contextlib.contextmanager
+def _variable(name: str, value: str | None) -> Iterator[None]:
+    """An environment variable for a while; None: without it."""
+    before = os.environ.pop(name, None)
+    if value is not None:
+        os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+        if before is not None:
+            os.environ[name] = before
+
+
+def _say(sentence: str) -> None:
     # Parts of it may come out of a foreign file, and a terminal obeys some characters.
-    return "".join(character if character.isprintable() else "?" for character in said)
+    printable = "".join(character if character.isprintable() else "?" for character in sentence)
+    print(f"error: {printable}", file=sys.stderr, flush=True)
 
 
 def _is_the_users(error: BaseException) -> bool:
     """Whether `error` was raised by this package's own checks rather than somewhere below them."""
     if isinstance(error, OmegaConfBaseException):
         return True
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None:
-        return False
-    file = Path(trace.tb_frame.f_code.co_filename).resolve()
-    return file.is_relative_to(PACKAGE) or file.parent in (CONF.parent, CONF.parent / "benchmarks")
+    innermost = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
+    return innermost.is_relative_to(PACKAGE) or innermost.parent in (CONF.parent, CONF.parent / "benchmarks")
+
+
+def _is_hydras(error: BaseException) -> bool:
+    """Whether `error` is about the composition of a config, or came up before the task."""
+    through = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
+    return isinstance(error, HydraException | OmegaConfBaseException) or JOB_RETURN not in through

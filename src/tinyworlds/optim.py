@@ -7,6 +7,8 @@ from typing import NamedTuple, Protocol
 from torch import nn, optim
 from torch.optim.lr_scheduler import LambdaLR
 
+from tinyworlds.data.settings import check_number
+
 
 class OptimizerFactory(Protocol):
     """Parameters to optimizer; what conf/optimizer/ builds."""
@@ -31,7 +33,10 @@ class Optimization(NamedTuple):
 def adamw(parameters: Iterable[nn.Parameter], /, *, lr: float, betas: list[float], weight_decay: float) -> optim.AdamW:
     """AdamW (Loshchilov & Hutter, arXiv 1711.05101) that decays matrices only: no gain, bias or mask token."""
     if not 0 < lr < math.inf:
-        raise ValueError(f"optimizer.lr={lr} must be above 0")
+        raise ValueError(f"optimizer.lr={lr} must be a finite number above 0")
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"optimizer.betas={betas} must be two numbers from 0 to below 1, as [0.9, 0.999]")
+    check_number("optimizer.weight_decay", weight_decay, at_least=0)
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     groups = [
         {"params": [p for p in trained if _is_matrix(p)], "weight_decay": weight_decay},
@@ -45,8 +50,9 @@ def adamw(parameters: Iterable[nn.Parameter], /, *, lr: float, betas: list[float
 
 def cosine(optimizer: optim.Optimizer, /, *, total_steps: int, warmup: float, final: float) -> LambdaLR:
     """Linear warm-up over the share `warmup` of the steps, then half a cosine down to `final` of the peak."""
-    if not 0 <= warmup < 1 or not 0 <= final <= 1:
-        raise ValueError(f"lr_schedule.warmup={warmup}, lr_schedule.final={final}: both are shares from 0 to 1")
+    if not 0 <= warmup < 1:
+        raise ValueError(f"lr_schedule.warmup={warmup} must be a share of the steps, from 0 to below 1")
+    check_number("lr_schedule.final", final, at_least=0, at_most=1)
     warmup_steps = round(warmup * total_steps)
 
     def factor(step: int) -> float:

@@ -50,10 +50,19 @@ def claimed(folder: Path) -> Iterator[Path]:
         return
     for number in count(1):
         candidate = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
-        candidate.mkdir(parents=True, exist_ok=True)
+        try:
+            candidate.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"the run's folder {candidate} can't be made: {error.strerror}; choose runs_dir="
+            ) from None
         with _locked(candidate) as free:
             if free and not (candidate / CONFIG).exists():
-                yield candidate
+                try:
+                    yield candidate
+                finally:
+                    if not (candidate / CONFIG).exists():  # refused before it began
+                        discard(candidate)
                 return
 
 

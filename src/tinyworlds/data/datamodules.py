@@ -24,7 +24,7 @@ from tinyworlds.data.remote import fetch_stores, is_address, local_path
 from tinyworlds.data.settings import check_number, check_whole, frame_size
 from tinyworlds.data.store import check_settings
 from tinyworlds.data.token_cache import ClipTokenizer, ClipTokens, TokenCache
-from tinyworlds.data.video import Extraction, store_beside
+from tinyworlds.data.video import Extraction, existing, store_beside
 from tinyworlds.devices import allow_tf32
 
 
@@ -58,6 +58,8 @@ class ClipDataModule(LightningDataModule):
         seed: int,
     ) -> None:
         super().__init__()
+        if not name or Path(name).name != name:
+            raise ValueError(f"data.name={name!r} must be a name that a folder can have")
         check_whole("data.clip_length", clip_length, at_least=1)
         check_whole("data.clip_stride", clip_stride, at_least=1)
         check_whole("data.batch_size", batch_size, at_least=1)
@@ -198,6 +200,12 @@ class RecordedGame(ClipDataModule):
 
     def __init__(self, *, recording: Recording, **options: Any) -> None:
         super().__init__(**options)
+        longest = min(recording.frames, recording.max_episode_steps or recording.frames)
+        if self.clip_length > longest:
+            raise ValueError(
+                f"data.clip_length={self.clip_length}: no recorded episode is so long, but at most {longest} frames; "
+                "use shorter clips, or raise data.recording.frames or data.recording.max_episode_steps"
+            )
         self.recording = recording
 
     def make_store(self) -> None:
@@ -300,6 +308,14 @@ class Video(ClipDataModule):
             fetch_stores(self.address, self.copies)
         elif self.video != self.path and not self.path.exists():
             self.extraction.write(self.video, self.path)
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width, known before a video is extracted."""
+        if self.video != self.path and not self.path.exists():
+            existing(self.video)
+            return frame_size(self.extraction.size)
+        return super().frame_size
 
     def open_store(self) -> Frames:
         store = super().open_store()

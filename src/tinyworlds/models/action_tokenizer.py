@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
 from tinyworlds import parallel
-from tinyworlds.data.settings import check_whole
+from tinyworlds.data.settings import check_number, check_whole
 from tinyworlds.media import grid
 from tinyworlds.metrics import moving, pixel_loss, psnr
 from tinyworlds.models.stage import METRIC, Stage, as_pictures, validation_psnr
@@ -59,16 +59,24 @@ class ActionTokenizer(Stage):
         variance_target: float,
         moving_weight: float,
     ) -> None:
+        latent_dim = latent_dim_of(n_actions, num_bins)
         super().__init__(frame_size=frame_size, dataset=dataset, codes=n_actions)
         self.save_hyperparameters()
-        latent_dim = latent_dim_of(n_actions, num_bins)
         check_whole("data.clip_length", dataset["clip_length"], at_least=2)
+        weights = {
+            "usage_weight": usage_weight,
+            "variance_weight": variance_weight,
+            "variance_target": variance_target,
+            "moving_weight": moving_weight,
+        }
+        for name, weight in weights.items():
+            check_number(name, weight, at_least=0)
         self.usage_weight = usage_weight
         self.variance_weight = variance_weight
         self.variance_target = variance_target
         self.moving_weight = moving_weight
         self.shrink = shrink
-        small = patch_grid(frame_size, shrink)
+        small = patch_grid(frame_size, shrink, option="shrink")
         self.encoder = build_encoder(encoder, frame_size=small, latent_dim=latent_dim)
         self.decoder = build_decoder(decoder, frame_size=small, latent_dim=latent_dim)
         self.latent_norm = LatentNorm(latent_dim=latent_dim) if latent_norm else nn.Identity()

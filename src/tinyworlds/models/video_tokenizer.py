@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from tinyworlds.data.settings import check_number, check_whole
 from tinyworlds.media import grid
 from tinyworlds.metrics import MovingPSNR, moving_since_last, pixel_loss, psnr
 from tinyworlds.models.stage import METRIC, Stage, as_pictures
@@ -47,10 +48,14 @@ class VideoTokenizer(Stage):
         latent_norm: bool,
         moving_weight: float,
     ) -> None:
+        check_whole("latent_dim", latent_dim, at_least=1)
         super().__init__(frame_size=frame_size, dataset=dataset, codes=num_bins**latent_dim)
         self.save_hyperparameters()
         self.grid = patch_grid(frame_size, patch_size)
+        check_number("moving_weight", moving_weight, at_least=0)
         self.moving_weight = moving_weight
+
+        self.quantizer = FSQ(latent_dim=latent_dim, num_bins=num_bins)
 
         def transformer() -> SpaceTimeTransformer:
             return SpaceTimeTransformer(
@@ -68,7 +73,6 @@ class VideoTokenizer(Stage):
         self.encoder = transformer()
         self.to_latent = nn.Sequential(nn.LayerNorm(embed_dim), nn.Linear(embed_dim, latent_dim))
         self.latent_norm = LatentNorm(latent_dim=latent_dim) if latent_norm else nn.Identity()
-        self.quantizer = FSQ(latent_dim=latent_dim, num_bins=num_bins)
         self.from_latent = nn.Linear(latent_dim, embed_dim)
         self.register_buffer("positions", spatial_positions(self.grid, embed_dim), persistent=False)
         self.positions: Tensor

@@ -26,7 +26,7 @@ class Attention(nn.Module):
 
     def __init__(self, *, embed_dim: int, num_heads: int) -> None:
         super().__init__()
-        if num_heads < 1 or embed_dim % num_heads:
+        if num_heads < 1 or embed_dim < 1 or embed_dim % num_heads:
             raise ValueError(f"embed_dim={embed_dim} does not divide into num_heads={num_heads} equal heads")
         self.num_heads = num_heads
         self.head_dim = embed_dim // num_heads

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from tinyworlds.data.settings import check_types
+from tinyworlds.data.settings import check_arguments, check_types
 
 
 def build_choice(
@@ -19,10 +19,7 @@ def build_choice(
     name: Any = options.get("name")
     if name not in choices:
         raise ValueError(f"stage.{part}.name={name!r} is none of {', '.join(choices)}")
-    check_types(choices[name], options, prefix=f"stage.{part}.")
-    try:
-        return choices[name](**{key: value for key, value in options.items() if key != "name"}, **fixed)
-    except TypeError as error:
-        if "argument" not in str(error):
-            raise
-        raise ValueError(f"stage.{part} (name={name}): {error}") from None
+    given = {key: value for key, value in options.items() if key != "name"}
+    check_arguments(choices[name], given, also=fixed, where=f"stage.{part}", complete=True)
+    check_types(choices[name], given, prefix=f"stage.{part}.")
+    return choices[name](**given, **fixed)

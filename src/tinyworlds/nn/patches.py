@@ -13,11 +13,11 @@ PATCHES = ("linear", "conv")
 CHANNELS = 3
 
 
-def patch_grid(frame_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
-    """Hp, Wp: patches along the height and width of a frame; `ValueError` where they don't divide it."""
+def patch_grid(frame_size: tuple[int, int], patch_size: int, *, option: str = "patch_size") -> tuple[int, int]:
+    """Hp, Wp: patches along the height and width of a frame; `ValueError` about `option` where they don't divide it."""
     height, width = frame_size
     if patch_size < 1 or height % patch_size or width % patch_size:
-        raise ValueError(f"patch_size={patch_size} does not divide the frame size {height}x{width}")
+        raise ValueError(f"{option}={patch_size} does not divide the frame size {height}x{width}")
     return height // patch_size, width // patch_size
 
 
@@ -41,6 +41,7 @@ class PatchEmbedding(nn.Module):
     def __init__(self, *, frame_size: tuple[int, int], patch_size: int, embed_dim: int, patches: str) -> None:
         super().__init__()
         self.embed: nn.Module
+        positions = spatial_positions(patch_grid(frame_size, patch_size), embed_dim)
         stages = _stages(patches, patch_size)
         if patches == "linear":
             self.embed = nn.Conv2d(CHANNELS, embed_dim, kernel_size=patch_size, stride=patch_size)
@@ -56,7 +57,6 @@ class PatchEmbedding(nn.Module):
             self.embed = nn.Sequential(*layers, nn.Conv2d(embed_dim, embed_dim, kernel_size=1))
         # A stem of convolutions begins with outputs far smaller than the positions that are added to them.
         self.norm = nn.LayerNorm(embed_dim) if patches == "conv" else nn.Identity()
-        positions = spatial_positions(patch_grid(frame_size, patch_size), embed_dim)
         self.register_buffer("positions", positions, persistent=False)
         self.positions: Tensor
 

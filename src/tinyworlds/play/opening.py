@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from tinyworlds import scenes
 from tinyworlds.checkpoints import newest
-from tinyworlds.data.settings import check_imagining, check_number, check_whole
+from tinyworlds.data.settings import check_flag, check_imagining, check_number, check_whole
 from tinyworlds.json_files import read_object
 from tinyworlds.play.protocol import LIMITS
 from tinyworlds.play.session import Settings
@@ -45,6 +45,7 @@ def open_world(config: DictConfig) -> tuple[str | Path, World]:
         ValueError: an option is impossible.
     """
     check_whole("horizon", config.horizon, at_least=1)
+    check_flag("compile", config.compile)
     check_imagining(clips=config.clips, seed=config.seed, steps=config.steps, temperature=config.temperature)
     ckpt = config.ckpt or _newest_or_shared(config)
     world = World.load(
