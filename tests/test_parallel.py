@@ -1,0 +1,161 @@
+"""Two gloo processes against one."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+from benchmarks import ranks
+from tinyworlds import World, parallel
+from tinyworlds.command import CONF
+from tinyworlds.maskgit import anchored_mask, frame_mask, replace_some
+from tinyworlds.models import STAGES
+from tinyworlds.models.action_tokenizer import code_entropy
+from tinyworlds.nn.feed_forward import MoE
+from tinyworlds.nn.fsq import FSQ
+from tinyworlds.nn.norms import LatentNorm
+
+from .square import record
+
+ROWS = 6
+
+
+def over_the_batch(rows: torch.Tensor) -> list[torch.Tensor]:
+    """All that is taken over a batch, and its gradients to the rows; what is per row comes last."""
+    torch.manual_seed(3)
+    norm, quantizer = LatentNorm(latent_dim=3), FSQ(latent_dim=3, num_bins=2)
+    experts = MoE(embed_dim=3, hidden_dim=6, num_experts=2, top_k=1, balance_weight=1.0)
+    chosen = rows[rows > 0.1]  # not as many on each
+    experts(rows)
+    global_losses = [
+        parallel.mean(chosen.square()),
+        parallel.moments_of_rows(rows)[1].sum(),
+        code_entropy(norm(rows), quantizer),
+        experts.balance_loss,
+    ]
+    weighed = parallel.mean((norm(rows) * torch.linspace(0, 1, 3)).pow(3))
+    (gradient,) = torch.autograd.grad(sum(global_losses, weighed), rows)
+    shape, device = (len(rows), 4, 5), torch.device("cpu")
+    tokens = (rows[:, :, :1] * 1000).long().expand(-1, 4, 5).contiguous()
+    drawn = [
+        anchored_mask(shape, min_ratio=0.5, generator=None, device=device),
+        frame_mask(shape, full=0.5, generator=None, device=device),
+        replace_some(tokens, share=1.0, generator=None),
+    ]
+    statistics = [norm.norm.running_mean, norm.norm.running_var]
+    return [*(x.detach() for x in (*global_losses, weighed)), *statistics, gradient, *drawn]
+
+
+def in_a_rank(rank: int, folder: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    own = torch.load(folder / "rows.pt").chunk(2)[rank].requires_grad_()
+    torch.save(over_the_batch(own), folder / f"{rank}.pt")
+
+
+@pytest.mark.slow
+def test_two_ranks_compute_what_one_does(tmp_path):
+    rows = torch.randn(ROWS, 4, 3)
+    torch.save(rows, tmp_path / "rows.pt")
+    wanted = over_the_batch(rows.requires_grad_())
+    mp.spawn(in_a_rank, (tmp_path,), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    for one, a, b in zip(wanted[:7], first[:7], second[:7], strict=True):
+        assert torch.equal(a, b)
+        torch.testing.assert_close(a, one)
+    # The strategies average gradients, so each rank has its rows' twice.
+    torch.testing.assert_close(torch.cat([first[7], second[7]]) / 2, wanted[7])
+    for one, a, b in zip(wanted[8:], first[8:], second[8:], strict=True):
+        assert torch.equal(torch.cat([a, b]), one)
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does_and_leave_the_same_files(tmp_path):
+    store = record(tmp_path / "square.h5")
+    options = (f"data.path={store}", "trainer.max_steps=4", "callbacks.pictures.every_n_steps=100")
+    for found in ranks.compare(tmp_path, *options):
+        assert found.training < 1e-5, found
+        assert found.validation < 1e-3, found
+    for strategy in ranks.STRATEGIES:
+        runs = tmp_path / strategy / "video"
+        assert {stage: len(list((runs / stage).iterdir())) for stage in STAGES} == dict.fromkeys(
+            ("video_tokenizer", "action_tokenizer"), 1
+        ) | {"dynamics": 2}
+        for stage in STAGES:
+            one, both = (
+                torch.load(ranks.newest(tmp_path / kind / "video", stage) / "last.ckpt", weights_only=True)
+                for kind in ("one", strategy)
+            )
+            assert same_layout(one, both)
+        world = World.load(ranks.newest(runs, "dynamics") / "best.ckpt")
+        world.reset(np.zeros((2, *world.frame_size, 3), np.uint8))
+        assert world.step(0).shape == (*world.frame_size, 3)
+
+
+def same_layout(one: object, other: object) -> bool:
+    """Whether weights and optimizer state have the same names, shapes and types, to the last."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = ("state_dict", "optimizer_states") if "state_dict" in one else tuple(one)
+        return one.keys() == other.keys() and all(same_layout(one[key], other[key]) for key in keys)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(same_layout(a, b) for a, b in zip(one, other, strict=True))
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return type(one) is type(other) and one.shape == other.shape and one.dtype == other.dtype
+    return type(one) is type(other)
+
+
+def begun(folder: Path, *options: str) -> tuple[subprocess.Popen[str], Path]:
+    """A run of a video tokenizer in a process of its own, once it has written its first checkpoint."""
+    command = [sys.executable, str(CONF.parent / "train.py"), "stage=video_tokenizer", "data=video", *options]
+    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    until = time.monotonic() + 180
+    while not (found := list(folder.glob("runs/video/video_tokenizer/*/last.ckpt"))):
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    return process, found[0].parent
+
+
+SHORT = ("trainer.accelerator=cpu", "trainer.max_steps=60", "validations=1", "callbacks.last.every_n_steps=1",
+         "trainer.log_every_n_steps=1", "callbacks.pictures.every_n_steps=100")  # fmt: skip
+TWO = ("trainer.devices=2", "data.batch_size=4")
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
+    """Begun by FSDP2 in two, gone on in one, ended by DDP in two: the curve of one process that nothing happened to."""
+    options = (f"data.path={record(tmp_path / 'square.h5')}", *SHORT)
+    process, folder = begun(tmp_path, *options, *TWO, "trainer=fsdp")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    weights = (folder / "last.ckpt").read_bytes()
+    (folder / "last.ckpt").unlink()
+    (folder / "last.ckpt").write_bytes(weights)
+    for more in (("trainer=cpu", "data.batch_size=8"), (*TWO, "trainer=ddp")):
+        process, _ = begun(tmp_path, *options, *more, f"resume={folder}")
+        if more[0] == "trainer=cpu":
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=180)
+    plain, unbroken = begun(tmp_path, *options, "trainer=cpu", "data.batch_size=8", "runs_dir=runs/../other")
+    plain.wait(timeout=180)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("strategy", "victim"), [("ddp", 1), ("fsdp", 0)])
+def test_the_end_of_one_process_ends_the_other_with_a_sentence(tmp_path, strategy, victim):
+    options = (f"data.path={record(tmp_path / 'square.h5')}", *SHORT, "trainer.max_steps=100000")
+    process, _ = begun(tmp_path, *options, *TWO, f"trainer={strategy}")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    (child,) = (int(pid) for pid in children if b"train.py" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    os.kill(child if victim else process.pid, signal.SIGKILL)
+    # Both hold the pipe: it ends when both have.
+    _, said = process.communicate(timeout=60)
+    assert said.count("error: ") == 1
+    assert "of the processes that train together ended" in said or "of those that train together ended" in said
+    assert "Traceback" not in said
