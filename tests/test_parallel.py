@@ -111,45 +111,50 @@ def same_layout(one: object, other: object) -> bool:
 
 
 def begun(folder: Path, *options: str) -> tuple[subprocess.Popen[str], Path]:
-    """A run of a video tokenizer in a process of its own, once it has written its first checkpoint."""
-    command = [sys.executable, str(CONF.parent / "train.py"), "stage=video_tokenizer", "data=video", *options]
-    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    """A run of a video tokenizer in a process of its own, once it has written a checkpoint."""
+    before = {path: path.stat().st_mtime_ns for path in folder.glob(CHECKPOINTS)}
+    process = subprocess.Popen(command(*options), cwd=folder, stderr=subprocess.PIPE, text=True, start_new_session=True)
     until = time.monotonic() + 180
-    while not (found := list(folder.glob("runs/video/video_tokenizer/*/last.ckpt"))):
+    while not (new := [path for path in folder.glob(CHECKPOINTS) if path.stat().st_mtime_ns != before.get(path)]):
         assert process.poll() is None, process.stderr and process.stderr.read()
         assert time.monotonic() < until
         time.sleep(0.05)
-    return process, found[0].parent
+    return process, new[0].parent
 
 
+def command(*options: str) -> list[str]:
+    return [sys.executable, str(CONF.parent / "train.py"), "stage=video_tokenizer", "data=video", *SHORT, *options]
+
+
+CHECKPOINTS = "runs/video/video_tokenizer/*/last.ckpt"
 SHORT = ("trainer.accelerator=cpu", "trainer.max_steps=60", "validations=1", "callbacks.last.every_n_steps=1",
          "trainer.log_every_n_steps=1", "callbacks.pictures.every_n_steps=100")  # fmt: skip
+ONE = ("trainer=cpu", "data.batch_size=8")
 TWO = ("trainer.devices=2", "data.batch_size=4")
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
-    """Begun by FSDP2 in two, gone on in one, ended by DDP in two: the curve of one process that nothing happened to."""
-    options = (f"data.path={record(tmp_path / 'square.h5')}", *SHORT)
-    process, folder = begun(tmp_path, *options, *TWO, "trainer=fsdp")
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    weights = (folder / "last.ckpt").read_bytes()
-    (folder / "last.ckpt").unlink()
-    (folder / "last.ckpt").write_bytes(weights)
-    for more in (("trainer=cpu", "data.batch_size=8"), (*TWO, "trainer=ddp")):
-        process, _ = begun(tmp_path, *options, *more, f"resume={folder}")
-        if more[0] == "trainer=cpu":
-            os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=180)
-    plain, unbroken = begun(tmp_path, *options, "trainer=cpu", "data.batch_size=8", "runs_dir=runs/../other")
-    plain.wait(timeout=180)
+def test_a_run_goes_on_with_other_processes(tmp_path):
+    """Begun by DDP in two, gone on by FSDP2, ended in one: the curve of one process that nothing happened to."""
+    store = f"data.path={record(tmp_path / 'square.h5')}"
+    subprocess.run(command(store, *ONE, "runs_dir=whole"), cwd=tmp_path, check=True, timeout=180)
+    resumed: tuple[str, ...] = ()
+    for strategy in ranks.STRATEGIES:
+        process, folder = begun(tmp_path, store, *TWO, f"trainer={strategy}", *resumed)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert not (folder / "result.json").exists()
+        resumed = (f"resume={folder}",)
+    subprocess.run(command(store, *ONE, *resumed), cwd=tmp_path, check=True, timeout=180)
+    whole, pieced = (ranks.curves(run) for run in (next(tmp_path.glob("whole/video/video_tokenizer/*")), folder))
+    assert len(pieced["train/loss"]) == 60
+    assert ranks.apart(whole, pieced, "train/loss") < 1e-4
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("strategy", "victim"), [("ddp", 1), ("fsdp", 0)])
 def test_the_end_of_one_process_ends_the_other_with_a_sentence(tmp_path, strategy, victim):
-    options = (f"data.path={record(tmp_path / 'square.h5')}", *SHORT, "trainer.max_steps=100000")
+    options = (f"data.path={record(tmp_path / 'square.h5')}", "trainer.max_steps=100000")
     process, _ = begun(tmp_path, *options, *TWO, f"trainer={strategy}")
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     (child,) = (int(pid) for pid in children if b"train.py" in Path(f"/proc/{pid}/cmdline").read_bytes())
