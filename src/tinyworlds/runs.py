@@ -30,10 +30,11 @@ MAY_DIFFER = (
     "callbacks.throughput",
     "callbacks.pictures",
     "trainer.accelerator",
+    "trainer.strategy",
     "activation_checkpointing",
 )
 """Options, with all below them, that change nothing of what a run learns."""
-PROCESSES = ("trainer.devices", "trainer.num_nodes", "trainer.strategy")
+PROCESSES = ("trainer.devices", "trainer.num_nodes")
 """Where these differ, so may the batch size of a process: the loader sees to it that all batches together do not."""
 
 
