@@ -1,3 +1,5 @@
+import copy
+import functools
 import json
 import sys
 from collections.abc import Callable
@@ -6,10 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import DictConfig, OmegaConf
 
-from tinyworlds.plan import main, memory_of
+from tinyworlds.command import CONF
+from tinyworlds.plan import check, main, memory_of
 from tinyworlds.rehearsal import Rehearsal
 
 pytestmark = pytest.mark.filterwarnings("ignore:You are trying to `self.log")
@@ -31,6 +36,12 @@ def planned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Planner:
     return call
 
 
+@functools.cache
+def composed() -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("plan", [*SMALL, "gpus=2"])
+
+
 SMALL = ("size=tiny", "frame_size=32", "data.batch_size=4", "data.clip_length=3")
 
 
@@ -50,6 +61,7 @@ def test_the_plan_is_of_what_would_be_trained(planned, capsys):
     assert "\nfits into" in said
 
 
+@pytest.mark.slow
 def test_options_of_the_stage_are_not_those_of_its_tokenizers(planned):
     plain, deeper = (planned(*SMALL, *more)["parameters"] for more in ([], ["stage.num_blocks=3"]))
     assert deeper["transformer"] == pytest.approx(1.5 * plain["transformer"], rel=0.01)
@@ -75,7 +87,7 @@ def test_gpus_share_what_is_trained_under_fsdp_and_only_the_clips_under_ddp(plan
 
 @pytest.mark.slow
 def test_what_does_not_fit_is_said_and_what_would(planned, capsys):
-    asked = (*SMALL, "trainer=auto", "reserve=0", "data.batch_size=64")
+    asked = (*SMALL, "trainer=auto", "reserve=0", "data.batch_size=64", "stage.num_blocks=6")
     needed = planned(*asked)["at_most"]
     enough = f"gpu_memory={1.01 * needed / 2**30}"
     assert planned(*asked, enough)["fits"]
@@ -88,29 +100,42 @@ def test_what_does_not_fit_is_said_and_what_would(planned, capsys):
 
 
 @pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("gpus", 0, "gpus=0"),
+        ("gpus", 3, "data.batch_size=4 clips do not divide among gpus=3"),
+        ("trainer.strategy", "auto", "gpus=2: .* trainer=ddp or trainer=fsdp"),
+        ("device", "abacus", "device=abacus is none of h200, h100"),
+        ("utilization", 0, "utilization=0"),
+        ("reserve", 1, "reserve=1"),
+        ("tokens", -5, "tokens=-5"),
+        ("peak_tflops", "no", "peak_tflops=no"),
+        ("gpu_memory", 0, "gpu_memory=0"),
+        ("data.batch_size", 0.5, "data.batch_size=0.5"),
+        ("trainer.precision", 16, "trainer.precision=16: .* bf16-mixed"),
+        ("trainer.max_steps", "many", "trainer.max_steps=many"),
+        ("trainer.accumulate_grad_batches", 0, "trainer.accumulate_grad_batches=0"),
+    ],
+)
+def test_an_impossible_value_is_named(key, value, words):
+    config = copy.deepcopy(composed())
+    check(config)
+    OmegaConf.update(config, key, value)
+    with pytest.raises(ValueError, match=words):
+        check(config)
+
+
+@pytest.mark.parametrize(
     ("option", "words"),
     [
-        ("gpus=0", "gpus=0"),
-        ("gpus=3", "data.batch_size=4 clips do not divide among gpus=3"),
-        ("gpus=2,trainer=auto", "trainer=ddp or trainer=fsdp"),
-        ("device=abacus", "device=abacus is none of"),
-        ("utilization=0", "utilization=0"),
-        ("reserve=1", "reserve=1"),
-        ("tokens=-5", "tokens=-5"),
-        ("peak_tflops=no", "peak_tflops=no"),
-        ("gpu_memory=0", "gpu_memory=0"),
-        ("frame_size=30", "patch_size=8"),
-        ("trainer.precision=16", "trainer.precision=16"),
         ("stage=all", "stage=all"),
         ("stage.num_heads=5", "num_heads=5"),
         ("stage/feed_forward=moe", "stage=dynamics cannot be planned"),
-        ("trainer.max_steps=many", "trainer.max_steps=many"),
-        ("trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches=0"),
     ],
 )
 def test_a_mistake_is_one_sentence(planned, option, words, capsys):
     with pytest.raises(SystemExit):
-        planned(*SMALL, *option.split(","))
+        planned(*SMALL, option)
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert words in error
