@@ -3,6 +3,8 @@ import torch
 from einops import rearrange
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from tinyworlds.nn import narrow, native
 from tinyworlds.nn.attention import KeysAndValues, SpatialAttention, TemporalAttention
@@ -113,6 +115,18 @@ def test_compiled_attention_over_frames_is_softmax_attention_with_its_gradient(f
     got = torch.autograd.grad((attended * weight).sum(), inputs)
     for one, other in zip(got, wanted, strict=True):
         torch.testing.assert_close(one.double(), other, atol=1e-5 * scale, rtol=1e-5)
+
+
+@pytest.mark.parametrize("width", [4, 5])  # compiled, and torch's own written as products
+def test_operations_of_attention_are_counted(width):
+    x, heads = torch.randn(2, 3, 7, 2 * width, requires_grad=True), 2
+    within, over = (kind(embed_dim=heads * width, num_heads=heads) for kind in (SpatialAttention, TemporalAttention))
+    projections = 2 * 2 * 3 * 7 * (heads * width) ** 2 * 4
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        y = within(x)
+        assert counter.get_total_flops() == projections + 4 * 2 * 3 * 7**2 * heads * width
+        over(y, Timeline.causal(3).visible)
+    assert counter.get_total_flops() == 2 * projections + 4 * 2 * 3 * 7 * (7 + 3) * heads * width
 
 
 def test_what_is_no_number_does_not_become_one():

@@ -4,6 +4,7 @@ Products and sums run along the tokens here: a matrix product whose result has o
 than the same one with 4 rows. narrow.cpp has attention within a frame, over_frames.cpp that of a position over frames.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from tinyworlds.nn import native
 
@@ -160,3 +162,16 @@ def _differentiate_over_frames(ctx: Any, gradient: Tensor) -> tuple[Tensor | Non
 
 
 attend_over_frames.register_autograd(_differentiate_over_frames, setup_context=_keep_over_frames)
+
+
+# Each of the operations counts what its matrix products would: two forward, five backward.
+@register_flop_formula([torch.ops.tinyworlds.attend, torch.ops.tinyworlds.attend_backward])
+def _flops(qkv: torch.Size, *others: Any, **_: Any) -> int:
+    frames, tokens, width = qkv
+    return (10 if len(others) > 1 else 4) * frames * tokens**2 * (width // 3)
+
+
+@register_flop_formula([torch.ops.tinyworlds.attend_over_frames, torch.ops.tinyworlds.attend_over_frames_backward])
+def _flops_over_frames(*shapes: torch.Size, **_: Any) -> int:
+    query, visible = shapes[4:6]
+    return (10 if len(shapes) > 6 else 4) * math.prod(query) * visible[1]
