@@ -63,7 +63,7 @@ def claimed(folder: Path) -> Iterator[Path]:
                     yield candidate
                 finally:
                     if not (candidate / CONFIG).exists():  # refused before it began
-                        discard(candidate)
+                        discard(candidate, LOCK)
                 return
 
 
