@@ -94,7 +94,7 @@ def test_what_does_not_fit_is_said_and_what_would(planned, capsys):
     capsys.readouterr()
     assert not planned(*asked, "data.batch_size=128", enough)["fits"]
     advice = [line.split()[1:] for line in capsys.readouterr().out.splitlines() if line.startswith("  try ")]
-    assert advice == [["activation_checkpointing=true"], ["data.batch_size=64", "trainer.accumulate_grad_batches=2"]]
+    assert advice == [["activation_checkpointing=true"], ["data.batch_size=43", "trainer.accumulate_grad_batches=3"]]
     for options in advice:
         assert planned(*asked, "data.batch_size=128", enough, *options)["fits"]
 

@@ -240,12 +240,16 @@ def advice(made: Plan, config: DictConfig) -> list[str]:
         found.append("more gpus" if spread(config) == "fsdp" else "trainer=fsdp on more gpus")
     if not config.activation_checkpointing and made.stage != ActionTokenizer.name:
         found.append("activation_checkpointing=true")
-    room = made.usable_memory - (made.at_most - made.memory["activations"])
-    clips = max(0, made.clips_per_gpu * room // made.memory["activations"])
-    if clips:
-        steps = math.ceil(made.clips_per_gpu / clips) * config.trainer.accumulate_grad_batches
-        found.append(f"data.batch_size={clips * config.gpus} trainer.accumulate_grad_batches={steps}")
-    return found
+    accumulated = config.trainer.accumulate_grad_batches
+    # While gradients are accumulated they are there all the time.
+    kept = made.memory["gradients"] if accumulated == 1 else 0
+    room = made.usable_memory - (made.at_most + kept - made.memory["activations"])
+    clips = made.clips_per_gpu * room // made.memory["activations"]
+    if clips > 0:
+        parts = math.ceil(made.clips_per_gpu / clips)
+        batch_size = math.ceil(made.clips_per_gpu / parts) * config.gpus
+        found.append(f"data.batch_size={batch_size} trainer.accumulate_grad_batches={parts * accumulated}")
+    return found or ["shorter clips by data.clip_length, or fewer tokens in a frame"]
 
 
 if __name__ == "__main__":
