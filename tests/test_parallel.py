@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from benchmarks import ranks
+from benchmarks import ranks, stores
 from tinyworlds import World, parallel
 from tinyworlds.command import CONF
 from tinyworlds.maskgit import anchored_mask, frame_mask, replace_some
@@ -77,7 +77,8 @@ def test_two_ranks_compute_what_one_does(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does_and_leave_the_same_files(tmp_path):
-    store = record(tmp_path / "square.h5")
+    store = tmp_path / "film.h5"
+    stores.write_film(store, frames=400, frame_size=(16, 16))
     options = (f"data.path={store}", "trainer.max_steps=4", "callbacks.pictures.every_n_steps=100")
     for found in ranks.compare(tmp_path, *options):
         assert found.training < 1e-5, found

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from tinyworlds.models.stage import COMPILED, Stage
 from tinyworlds.nn.transformer import SpaceTimeTransformer
@@ -77,3 +78,27 @@ def test_all_that_has_weights_is_compiled_or_small(dynamics):
         if id(module) not in covered and not isinstance(module, Stage | SpaceTimeTransformer)
     ]
     assert sum(outside) < 0.1 * sum(parameter.numel() for parameter in dynamics.parameters())
+
+
+@pytest.mark.parametrize("masking", ["anchored", "clean_context"])
+def test_activations_computed_again_give_the_same_gradients_and_are_not_kept(dynamics, frames, masking):
+    dynamics.masking = masking
+    dynamics.train()
+    tokens, actions = dynamics.tokenize(frames[:, :4])
+    trained = [parameter for parameter in dynamics.parameters() if parameter.requires_grad]
+    found = []
+    for recompute in (False, True):
+        if recompute:
+            dynamics.checkpoint_activations()
+        kept: list[int] = []
+
+        def note(tensor: torch.Tensor, kept: list[int] = kept) -> torch.Tensor:
+            kept.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            loss, _ = dynamics._masked_loss(tokens, actions, torch.Generator().manual_seed(0))
+        found.append((sum(kept), [loss, *torch.autograd.grad(loss, trained)]))
+    (all_kept, wanted), (few_kept, recomputed) = found
+    assert all(map(torch.equal, wanted, recomputed))
+    assert few_kept < all_kept / 2
