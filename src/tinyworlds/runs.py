@@ -106,14 +106,14 @@ def save_config(config: DictConfig, folder: Path) -> None:
 
 def unfinished(runs: Path, config: DictConfig, *, needs: str) -> Path | None:
     """The newest run in `runs`, members of sweeps included, of this `config` that has not finished and has the file
-    `needs`, and that nobody is training."""
+    `needs`, and that no other job is training."""
     for folder in sorted(
         (path.parent for path in (*runs.glob(f"*/{CONFIG}"), *runs.glob(f"*/*/{CONFIG}"))), reverse=True
     ):
         if (folder / RESULT).exists() or not (folder / needs).exists() or differences(folder, config):
             continue
-        with _locked(folder) as free:
-            if free:
+        with _locked(folder) if first_process() else contextlib.nullcontext(True) as free:
+            if free:  # to the other processes of a job it is not: the first may have locked it already
                 return folder
     return None
 
