@@ -33,7 +33,7 @@ def test_a_script_is_bash_and_its_options_are_known(script):
 @pytest.mark.slow
 def test_torchrun_trains_all_stages_and_goes_on_after_a_kill(tmp_path):
     record(tmp_path / "square.h5")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     small = ["trainer.accelerator=cpu", "trainer.devices=2", "data=video", "data.path=square.h5", "data.batch_size=2"]
     command = [*torchrun, str(CONF.parent / "train.py"), "trainer=ddp", *small, "trainer.max_steps=30", "validations=1"]
     command += ["callbacks.last.every_n_steps=5", "resume=auto"]
