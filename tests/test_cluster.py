@@ -14,7 +14,6 @@ from omegaconf import OmegaConf
 
 from tinyworlds.command import CONF
 
-from .square import record
 from .test_configs import composed
 
 SCRIPTS = sorted((CONF.parent / "docs/cluster").iterdir())
@@ -31,10 +30,9 @@ def test_a_script_is_bash_and_its_options_are_known(script):
 
 
 @pytest.mark.slow
-def test_torchrun_trains_all_stages_and_goes_on_after_a_kill(tmp_path):
-    record(tmp_path / "square.h5")
+def test_torchrun_trains_all_stages_and_goes_on_after_a_kill(tmp_path, small_store):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    small = ["trainer.accelerator=cpu", "trainer.devices=2", "data=video", "data.path=square.h5", "data.batch_size=2"]
+    small = ["trainer.accelerator=cpu", "trainer.devices=2", "data=video", f"data.path={small_store}", "data.batch_size=2"]
     command = [*torchrun, str(CONF.parent / "train.py"), "trainer=ddp", *small, "trainer.max_steps=30", "validations=1"]
     command += ["callbacks.last.every_n_steps=5", "resume=auto"]
     options = {"cwd": tmp_path, "env": {**os.environ, "OMP_NUM_THREADS": "1"}, "text": True}
