@@ -10,7 +10,7 @@ device ?= cpu
 PINNED_TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 CHOICE := $(strip $(PYTHON) $(TORCH) $(TORCH_INDEX))
 DATA := $(if $(filter pong,$(GAME)),atari_pong,$(GAME))
-EXTRAS := games,play,dev
+EXTRAS := games,play,sweeps,dev
 PY := .venv/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 ENV := .venv/ready

@@ -89,7 +89,7 @@ def test_help_is_the_default_and_names_every_target():
 def test_every_target_brings_its_own_environment(bare: Path, target):
     recipe = make("-n", target, folder=bare).stdout
     assert "-m venv --clear .venv" in recipe
-    assert recipe.index("torch==") < recipe.index("-e '.[games,play,dev]'") < recipe.rindex(".venv/bin/python ")
+    assert recipe.index("torch==") < recipe.index("-e '.[games,play,sweeps,dev]'") < recipe.rindex(".venv/bin/python ")
 
 
 @pytest.mark.parametrize(("game", "data"), [("pong", "atari_pong"), ("vizdoom", "vizdoom"), ("sonic", "sonic")])
