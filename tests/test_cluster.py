@@ -1,52 +1,81 @@
-"""What docs/cluster.md says of many machines, as far as one gets."""
+"""Processes that something else starts: torchrun and SLURM."""
 
 import os
-import re
-import shlex
-import signal
+import shutil
+import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
+import torch
 
 from tinyworlds.command import CONF
 
-from .test_configs import composed
+BIN = Path(sys.executable).parent
+SCRIPTS = CONF.parent / "docs/cluster"
+FEW = (
+    "stage=video_tokenizer",
+    "data=video",
+    "data.path=square.h5",
+    "data.batch_size=4",
+    "trainer.accelerator=cpu",
+    "trainer.max_steps=2",
+    "validations=1",
+)
+SRUN = """#!/bin/bash
+# Two tasks on this machine, told what SLURM tells its tasks.
+export SLURM_JOB_ID=12345 SLURM_JOB_NAME=tinyworlds SLURM_NTASKS=2 SLURM_NODELIST=localhost SLURM_NODEID=0
+SLURM_PROCID=1 SLURM_LOCALID=1 "$@" &
+SLURM_PROCID=0 SLURM_LOCALID=0 "$@" && wait
+"""
 
-SCRIPTS = sorted((CONF.parent / "docs/cluster").iterdir())
+
+@pytest.fixture
+def project(small_store, tmp_path, monkeypatch):
+    """A folder that looks like the project's to a script."""
+    (tmp_path / "train.py").symlink_to(CONF.parent / "train.py")
+    activate = tmp_path / ".venv/bin/activate"
+    activate.parent.mkdir(parents=True)
+    activate.write_text(f'PATH="{BIN}:$PATH"\n')
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return tmp_path
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_a_script_is_bash_and_its_options_are_known(script):
-    subprocess.run(["bash", "-n", script], check=True)
-    (options,) = re.findall(r"train\.py (.*)", script.read_text().replace("\\\n", " "))
-    known = re.sub(r'"?\$\w+"?', "2", options.replace('"$@"', ""))
-    config = composed("stage=dynamics", *shlex.split(known))
-    assert (config.trainer.num_nodes, config.trainer.devices, config.resume) == (2, 2, "auto")
-    OmegaConf.to_container(config)
+def output(command: list[str | Path], folder: Path, told: dict[str, str]) -> str:
+    """What a command prints that is told something by environment variables."""
+    environment = {**os.environ, **told}
+    return subprocess.run(
+        command, cwd=folder, env=environment, check=True, timeout=300, stdout=subprocess.PIPE, text=True
+    ).stdout
+
+
+def only_run(folder: Path) -> Path:
+    """The folder of the only run, which has finished and which all processes had in common."""
+    (run,) = folder.glob("runs/video/video_tokenizer/*")
+    assert (run / "result.json").is_file()
+    loop = torch.load(run / "last.ckpt", weights_only=True)["loops"]["fit_loop"]
+    assert loop["epoch_loop.batch_progress"]["total"]["completed"] == 2
+    return run
 
 
 @pytest.mark.slow
-def test_torchrun_trains_all_stages_and_goes_on_after_a_kill(tmp_path, small_store):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    small = ["trainer.accelerator=cpu", "trainer.devices=2", "data=video", f"data.path={small_store}", "data.batch_size=2"]
-    command = [*torchrun, str(CONF.parent / "train.py"), "trainer=ddp", *small, "trainer.max_steps=30", "validations=1"]
-    command += ["callbacks.last.every_n_steps=5", "resume=auto"]
-    options = {"cwd": tmp_path, "env": {**os.environ, "OMP_NUM_THREADS": "1"}, "text": True}
-    with subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, **options) as killed:
-        while not list(tmp_path.glob("runs/video/action_tokenizer/*/last.ckpt")):
-            assert killed.poll() is None
-            time.sleep(0.05)
-        # torchrun gives its workers sessions of their own.
-        children = Path(f"/proc/{killed.pid}/task/{killed.pid}/children").read_text().split()
-        for pid in (killed.pid, *map(int, children)):
-            os.kill(pid, signal.SIGKILL)
-    said = subprocess.run(command, check=True, timeout=240, capture_output=True, **options).stdout
-    assert said.count("video_tokenizer: has finished") == 1
-    assert len(re.findall(r"action_tokenizer: .* parameters, .*, resumed", said)) == 1
-    for stage in ("video_tokenizer", "action_tokenizer", "dynamics"):
-        (folder,) = (tmp_path / "runs/video" / stage).iterdir()
-        assert (folder / "result.json").is_file()
+@pytest.mark.skipif(not shutil.which("torchrun", path=BIN), reason="this torch has no torchrun")
+def test_torchrun_starts_processes_that_train_together(project):
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    told = {"MACHINES": "1", "GPUS": "2", "FIRST": f"localhost:{port}"}
+    said = output([SCRIPTS / "torchrun.sh", *FEW], project, told)
+    assert said.count("video_tokenizer: val/loss") == 1
+    assert only_run(project).name in said
+
+
+@pytest.mark.slow
+def test_tasks_of_slurm_train_together(project):
+    srun = project / ".venv/bin/srun"
+    srun.write_text(SRUN)
+    srun.chmod(0o755)
+    told = {"PATH": f"{srun.parent}:{os.environ['PATH']}", "SLURM_NNODES": "1", "SLURM_NTASKS_PER_NODE": "2"}
+    said = output(["bash", SCRIPTS / "train.sbatch", *FEW], project, told)
+    assert said.count("video_tokenizer: val/loss") == 1
+    assert only_run(project).name in said

@@ -3,11 +3,14 @@
 import copy
 import functools
 import re
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from tinyworlds.command import CONF, build
@@ -194,18 +197,32 @@ def test_no_key_of_a_stage_is_forgotten_above(stage):
     assert keys - tried <= EFFECT_ELSEWHERE
 
 
-COMMANDS = re.findall(r"^(?:\.venv/bin/)?python (train|play|-m tinyworlds[.\w]*)(?:\.py)? ?(.*)$", README, re.M)
+STARTED_BY = re.compile(
+    r"^(?:torchrun .*?|sbatch .*?|(?:\w+=\S+ )+)(?:train\.py|docs/cluster/train\.sbatch|docs/cluster/torchrun\.sh)",
+    re.M,
+)
+SHOWN = re.compile(r"^(?:\.venv/bin/)?python (train|play|-m tinyworlds[.\w]*)(?:\.py)? ?(.*)$", re.M)
+
+
+def commands(page: Path) -> list[tuple[str, str]]:
+    """Ours, on the lines of a page, with their options; those that a launcher starts too."""
+    lines = STARTED_BY.sub("python train.py", page.read_text().replace("\\\n", ""))
+    return SHOWN.findall(lines)
+
+
+PAGES = (CONF.parent / "README.md", *sorted(CONF.parent.glob("docs/*.md")))
+COMMANDS = [(page.name, *command) for page in PAGES for command in commands(page)]
 
 
 def test_the_readme_is_short_and_its_links_lead_somewhere():
     assert len(README.splitlines()) < 200
-    for page in (CONF.parent / "README.md", *CONF.parent.glob("docs/*.md")):
+    for page in PAGES:
         for link in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
 
 
 def test_the_readme_shows_commands():
-    assert {name for name, _ in COMMANDS} >= {
+    assert {name for page, name, _ in COMMANDS if page == "README.md"} >= {
         "train",
         "play",
         "-m tinyworlds.data.record",
@@ -213,14 +230,30 @@ def test_the_readme_shows_commands():
     }
 
 
-@pytest.mark.parametrize(("command", "options"), COMMANDS)
-def test_every_command_of_the_readme_composes(command, options):
+def first_of_sweep(word: str) -> str:
+    """An override with the first of its values, where it has several."""
+    (override,) = OverridesParser.create().parse_overrides([word])
+    if not override.is_sweep_override():
+        return word
+    value = override.value().start if override.is_interval_sweep() else next(override.sweep_iterator())
+    return f"{override.get_key_element()}={value}"
+
+
+@pytest.mark.parametrize(("page", "command", "options"), COMMANDS)
+def test_every_command_that_is_shown_composes(page, command, options):
     name = command.rpartition(".")[2]
-    words = [word for word in options.split("#")[0].split() if word not in ("-m",)]
+    words = shlex.split(re.sub("<.*?>", "it", options), comments=True)
+    words = ["to_public=true" if word == "--to-public" else word for word in words if word != "-m"]
     words = [word if "=" in word else f"verb={word}" for word in words]
-    words = [re.sub(r"=(\d+(?:,\d+)+)$", r"=[\1]" if name == "play" else r"=\1", word) for word in words]
-    first = [word.split(",")[0] if name == "train" else word for word in words]
-    OmegaConf.to_container(composed(*first, name=name))
+    words = [re.sub(r"=(\d+(?:,\d+)+)$", r"=[\1]", word) if name == "play" else first_of_sweep(word) for word in words]
+    OmegaConf.to_container(composed(*words, name=name))
+
+
+def test_what_starts_many_processes_is_shell():
+    scripts = [*CONF.parent.glob("docs/cluster/*")]
+    assert {script.name for script in scripts} == {"train.sbatch", "torchrun.sh"}
+    for script in scripts:
+        subprocess.run(["bash", "-n", script], check=True)
 
 
 def test_the_readmes_new_dataset_is_made_of_what_there_is():

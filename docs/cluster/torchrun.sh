@@ -1,7 +1,7 @@
 #!/bin/bash
-# On every machine, with the same MASTER_ADDR: NODES=2 NODE=0 GPUS=8 MASTER_ADDR=10.0.0.1 docs/cluster/torchrun.sh [options]
+# On each machine, from the project's folder: MACHINES=2 GPUS=4 FIRST=host1:29400 docs/cluster/torchrun.sh stage=dynamics size=base
 set -euo pipefail
 
-torchrun --nnodes="$NODES" --node-rank="$NODE" --nproc-per-node="$GPUS" \
-    --master-addr="$MASTER_ADDR" --master-port="${MASTER_PORT:-29500}" \
-    train.py trainer=ddp trainer.num_nodes="$NODES" trainer.devices="$GPUS" resume=auto "$@"
+. .venv/bin/activate
+torchrun --nnodes="$MACHINES" --nproc_per_node="$GPUS" --rdzv_backend=c10d --rdzv_endpoint="$FIRST" --rdzv_id=tinyworlds \
+    train.py trainer=ddp trainer.num_nodes="$MACHINES" trainer.devices="$GPUS" resume=auto "$@"
