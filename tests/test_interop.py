@@ -290,7 +290,7 @@ def test_without_frames_to_play_on_the_option_is_named(interop, entry_point, cap
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "out: Missing mandatory value"),
+        ([], "out is missing: give it a value, as out="),
         (["out=x"], "video_tokenizer= is missing"),
         (["--to-public", "out=x"], "ckpt= is missing"),
         ([*options(FILES), "out=."], "out=. is there already"),

@@ -68,6 +68,9 @@ def test_what_something_was_kept_in_is_not_discarded(tmp_path):
         (kept / "best.ckpt").touch()
     discard(kept, LOCK)
     assert (kept / "best.ckpt").exists()
+    assert not empty.exists()  # refused before it began
+    empty.mkdir()
+    (empty / LOCK).touch()
     discard(empty)
     assert (empty / LOCK).exists()
     discard(empty, LOCK)
