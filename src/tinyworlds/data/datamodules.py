@@ -228,6 +228,10 @@ class AtariPong(RecordedGame):
     """Pong on the Atari 2600, the learned player on the right."""
 
 
+class AtariBoxing(RecordedGame):
+    """Boxing on the Atari 2600 from above, the learned player in white."""
+
+
 class Vizdoom(RecordedGame):
     """Doom: rooms and corridors seen by who walks through them."""
 

@@ -1,0 +1,84 @@
+"""What worlds of several seeds and games are worth, side by side: ``python -m benchmarks.quality section=… runs=…``.
+
+Reads what ``python -m tinyworlds.evaluate`` wrote beside the newest world of each game in each of the folders of runs,
+and writes a table into docs/results.md: for each game the median over the seeds, and in brackets every one of them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from benchmarks import measure
+from tinyworlds.checkpoints import newest
+from tinyworlds.command import command
+from tinyworlds.json_files import read_object
+from tinyworlds.models import Dynamics
+
+Metrics = Mapping[str, Any]
+
+ROWS: dict[str, tuple[str, Callable[[Metrics], float]]] = {
+    "minutes of training, three stages": ("{:.1f}", lambda m: m["speed"]["training_seconds"] / 60),
+    "`reconstruction.psnr_moving`, dB": ("{:.1f}", lambda m: m["reconstruction"]["psnr_moving"]),
+    "`actions.control_score`": ("{:.2f}", lambda m: m["actions"]["control_score"]),
+    "`prediction.psnr_1` − `copy_psnr_1`, dB": ("{:.1f}", lambda m: _gain(m, "psnr", 1)),
+    "`prediction.delta_psnr_4`, dB": ("{:.1f}", lambda m: m["prediction"]["delta_psnr_4"]),
+    "`obedience.accuracy` − `chance`": ("{:.2f}", lambda m: m["obedience"]["accuracy"] - m["obedience"]["chance"]),
+    "`psnr_moving_16` − `copy_psnr_moving_16`, dB": ("{:.1f}", lambda m: _gain(m, "psnr_moving", 16)),
+    "frames per second": ("{:.0f}", lambda m: m["speed"]["frames_per_second"]),
+}
+
+
+def _gain(metrics: Metrics, name: str, frame: int) -> float:
+    """Decibels above repeating the last frame of the prompt."""
+    prediction = metrics["prediction"]
+    return float(prediction[f"{name}_{frame}"] - prediction[f"copy_{name}_{frame}"])
+
+
+@command("quality")
+def main(config: DictConfig) -> None:
+    """Read the metrics of every world and write the table."""
+    page, section = Path(config.page), f"quality of {config.section}"
+    measure.check_section(page, section)
+    runs, datasets = (OmegaConf.to_object(config[key]) for key in ("runs", "datasets"))
+    if not isinstance(runs, list) or not isinstance(datasets, list) or not runs or not datasets:
+        raise ValueError(f"runs={runs} and datasets={datasets}: give lists, as runs=[runs/seed0,runs/seed1]")
+    found = {dataset: [metrics(run, dataset) for run in runs] for dataset in datasets}
+    measure.write_section(page, section, table(found))
+    print(f"wrote the table in {page}")
+
+
+def metrics(runs_dir: str, dataset: str) -> dict[str, Any]:
+    """What evaluation measured of the newest world of a dataset in a folder of runs.
+
+    Raises:
+        FileNotFoundError: there is no world, or it was not evaluated.
+    """
+    path = newest(runs_dir, dataset, Dynamics.name).parent / "evaluation" / "metrics.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"there is no {path}: make it with `python -m tinyworlds.evaluate dataset={dataset} runs_dir={runs_dir}`"
+        )
+    return read_object(path, "evaluation of a world")
+
+
+def table(found: Mapping[str, Sequence[Metrics]]) -> str:
+    """A Markdown table: a row a figure, a column a game."""
+    rows = [
+        [name, *(summary(form, [value(world) for world in worlds]) for worlds in found.values())]
+        for name, (form, value) in ROWS.items()
+    ]
+    return measure.table(["", *(f"`{dataset}`" for dataset in found)], rows)
+
+
+def summary(form: str, values: Sequence[float]) -> str:
+    """The median, and in brackets all values in the order of the seeds."""
+    if len(values) == 1:
+        return form.format(values[0])
+    return f"{form.format(median(values))} ({', '.join(map(form.format, values))})"
+
+
+if __name__ == "__main__":
+    main()
