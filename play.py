@@ -6,9 +6,8 @@ import sys
 from omegaconf import DictConfig
 
 from tinyworlds.command import command
-from tinyworlds.play import browser, headless, terminal
 
-MODES = {"browser": browser.play, "terminal": terminal.play, "rollout": headless.play}
+MODES = ("browser", "terminal", "rollout")
 
 
 @command("play")
@@ -16,10 +15,13 @@ def main(config: DictConfig) -> None:
     """Open the world and play it as `mode` says; a recording is played again whatever the mode."""
     if config.mode not in MODES:
         raise ValueError(f"mode={config.mode} is none of {', '.join(MODES)}")
+    from tinyworlds.play import browser, headless, terminal  # torch takes seconds, to find a typing error none
+
     replayed = headless.is_recording(config.actions)
     if config.mode != "rollout" and config.actions != "inferred" and not replayed:
         raise ValueError(f"actions={config.actions} is for mode=rollout; in mode={config.mode} they are yours")
-    MODES["rollout" if replayed else config.mode](config)
+    play = {"browser": browser.play, "terminal": terminal.play, "rollout": headless.play}
+    play["rollout" if replayed else config.mode](config)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -27,11 +27,6 @@ from tinyworlds.nn.transformer import Block
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 ENTRANCES = ("training_step", "validation_step", "pictures")
 """Methods of a stage that Lightning or a callback calls instead of `forward`."""
-
-
-def is_sharded(strategy: Strategy) -> bool:
-    """Whether weights are to be sharded."""
-    return isinstance(strategy, FullyShardedStrategy)
 
 
 def shard(stage: nn.Module, mesh: DeviceMesh) -> None:

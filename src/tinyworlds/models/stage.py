@@ -25,7 +25,6 @@ from tinyworlds.nn.motion import MotionDecoder, MotionEncoder
 from tinyworlds.nn.patches import PatchEmbedding, PixelHead
 from tinyworlds.nn.transformer import SpaceTimeTransformer
 from tinyworlds.optim import Optimization
-from tinyworlds.sharding import is_sharded, shard
 
 COMPILED = (SpaceTimeTransformer, PatchEmbedding, PixelHead, MotionEncoder, MotionDecoder)
 """Where nearly all of the work is done; what lies between are single layers."""
@@ -107,8 +106,9 @@ class Stage(L.LightningModule, ABC):
                 module.recompute = True
 
     def configure_model(self) -> None:
-        if is_sharded(self.trainer.strategy):
-            assert self.device_mesh is not None
+        if self.device_mesh is not None:  # the strategy shards
+            from tinyworlds.sharding import shard  # half a second to import
+
             shard(self, self.device_mesh["data_parallel"])
 
     def digest(self) -> str:
