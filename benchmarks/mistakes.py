@@ -78,7 +78,8 @@ def main() -> None:
     machine = measure.machine(torch.device("cpu"))
     text = (
         f"{machine['cpu']}, {machine['cores']} cores, torch {measure.versions()['torch']}, commit {measure.commit()}, "
-        f"medians of {ROUNDS}, while {os.getloadavg()[2]:.1f} processes wanted to compute at a time.\n\n{measure.table(['', 'told after', 'of that, computing'], rows)}"
+        f"medians of {ROUNDS}, while {os.getloadavg()[2]:.1f} processes wanted to compute at a time.\n\n"
+        f"{measure.table(['', 'told after', 'of that, computing'], rows)}"
     )
     measure.write_section(PAGE, SECTION, text)
     print(f"wrote the table in {PAGE}")
