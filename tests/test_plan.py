@@ -54,7 +54,8 @@ def test_the_plan_is_of_what_would_be_trained(planned, capsys):
     assert f"{made['trained']:,}" in said
     tokens = 4 * 3 * 4 * 4
     assert (made["tokens_per_step"], made["tokens"]) == (tokens, 10 * tokens)
-    assert made["seconds_per_step"] == pytest.approx(made["flops"] / 0.5e12)
+    assert made["seconds"]["computing"] == pytest.approx(made["flops"] / 0.5e12)
+    assert made["seconds_per_step"] == pytest.approx(sum(made["seconds"].values()))
     assert made["days"] == pytest.approx(10 * made["seconds_per_step"] / 86400)
     assert made["memory"]["gradients"] == 4 * made["trained"]
     assert 2 * made["memory"]["gradients"] <= made["memory"]["optimizer"] < 2.01 * made["memory"]["gradients"]
@@ -111,6 +112,7 @@ def test_what_does_not_fit_is_said_and_what_would(planned, capsys):
         ("reserve", 1, "reserve=1"),
         ("tokens", -5, "tokens=-5"),
         ("peak_tflops", "no", "peak_tflops=no"),
+        ("bandwidth", 0, "bandwidth=0"),
         ("gpu_memory", 0, "gpu_memory=0"),
         ("data.batch_size", 0.5, "data.batch_size=0.5"),
         ("trainer.precision", 16, "trainer.precision=16: .* bf16-mixed"),
@@ -150,6 +152,19 @@ def test_an_unknown_size_is_told_from_the_others(planned, capsys):
     assert re.match("error: size=giant: .*1b, 7b, base", capsys.readouterr().err)
 
 
+def test_half_the_bandwidth_doubles_the_time_of_moving_alone(planned):
+    one, half, device = (planned(*SMALL, *more)["seconds"] for more in (["bandwidth=1"], ["bandwidth=0.5"], []))
+    assert half == pytest.approx({"computing": one["computing"], "moving": 2 * one["moving"]})
+    assert device["moving"] == pytest.approx(one["moving"] / 3.35)
+
+
+@pytest.mark.slow
+def test_accumulated_batches_are_moved_each_and_the_update_once(planned):
+    once, twice = (planned(*SMALL, f"trainer.accumulate_grad_batches={n}")["seconds"] for n in (1, 2))
+    assert twice["computing"] == pytest.approx(2 * once["computing"])
+    assert 1.5 * once["moving"] < twice["moving"] < 2 * once["moving"]
+
+
 PARTS = st.integers(0, 10**12)
 
 
@@ -157,6 +172,8 @@ PARTS = st.integers(0, 10**12)
 def test_more_gpus_never_need_more_memory_each(trained, frozen, then, shards, blocks):
     rehearsal = Rehearsal(
         flops=1,
+        traffic=1,
+        update=1,
         weights=trained + frozen,
         gradients=trained,
         optimizer=2 * trained,

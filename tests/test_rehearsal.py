@@ -137,6 +137,31 @@ def test_operations_are_those_of_the_formula(blocks):
     assert ledger.flops == 3 * forward + again + blocks * modulation
 
 
+@pytest.mark.parametrize(
+    ("kernel", "floats"),
+    [
+        (lambda x, y: x @ y, 64 * 32 + 32 * 16 + 64 * 16),
+        (lambda x, y: x.T.reshape(-1)[:5].add_(1), 64 * 32 + 64 * 32 + 2 * 5),  # a copy, in another order
+        (lambda x, y: x.view(32, 64)[3:].mT, 0),
+        (lambda x, y: torch.empty_like(x), 0),
+        (lambda x, y: y[:1].expand(64, 16) + 1, 16 + 64 * 16),
+        (lambda x, y: torch.fft.fft(x[:, :8]), 64 * 8 * (1 + 2)),
+        (lambda x, y: torch.fft.fft(torch.view_as_complex(x.view(16, 64, 2))), 2 * 2 * 16 * 64 * 2),
+    ],
+)
+def test_traffic_is_what_a_kernel_is_given_and_what_it_makes(kernel, floats):
+    x, y = torch.rand(64, 32), torch.rand(32, 16)
+    ledger = Ledger([], weights=[], shards=1)
+    with ledger:
+        kernel(x, y)
+    assert ledger.traffic == 4 * floats
+
+
+def test_the_update_moves_weights_gradients_and_both_moments_to_and_fro():
+    found = rehearsed(built("video_tokenizer"))
+    assert found.update == pytest.approx(2 * (2 * found.gradients + found.optimizer), rel=0.01)
+
+
 def test_gradients_kept_from_the_step_before_count_at_the_peak():
     fresh, kept = (rehearsed(built("dynamics"), kept_gradients=kept) for kept in (False, True))
     assert kept.then["gradients"] == kept.gradients > fresh.then["gradients"]

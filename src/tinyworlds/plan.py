@@ -29,7 +29,10 @@ SECONDS_A_DAY = 86400
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What training takes. `memory` is of one GPU, by part, in bytes; `at_most` of it is held at once."""
+    """What training takes. `memory` is of one GPU, by part, in bytes; `at_most` of it is held at once.
+
+    `seconds` of a step are those of its operations, and those of moving tensors to and from memory.
+    """
 
     stage: str
     parameters: Mapping[str, int]
@@ -40,6 +43,7 @@ class Plan:
     at_most: int
     usable_memory: int
     tokens_per_step: int
+    seconds: Mapping[str, float]
     seconds_per_step: float
     tokens: int
     days: float
@@ -86,7 +90,7 @@ def check(config: DictConfig) -> None:
         raise ValueError(f"gpus={config.gpus}: this trainer uses one; give trainer=ddp or trainer=fsdp")
     check_number("utilization", config.utilization, at_least=1e-6, at_most=1)
     check_number("reserve", config.reserve, at_least=0, at_most=0.99)
-    for key in ("peak_tflops", "gpu_memory"):
+    for key in ("peak_tflops", "bandwidth", "gpu_memory"):
         if config[key] is not None:
             check_number(key, config[key], at_least=1e-6)
     if config.tokens is not None:
@@ -149,8 +153,7 @@ def plan(stage: Stage, config: DictConfig) -> Plan:
     memory, at_most = memory_of(rehearsal, shards=config.gpus if sharded else 1, blocks=blocks)
     flops = rehearsal.flops * config.gpus * accumulated
     tokens_per_step = clips * config.gpus * accumulated * _tokens_per_clip(stage)
-    device = config.devices[config.device]
-    rate = 1e12 * (config.peak_tflops or device[precision(config)]) * config.utilization * config.gpus
+    seconds = _seconds(rehearsal, config)
     tokens = int(config.tokens or tokens_per_step * config.trainer.max_steps)
     return Plan(
         stage=stage.name,
@@ -160,12 +163,25 @@ def plan(stage: Stage, config: DictConfig) -> Plan:
         clips_per_gpu=clips,
         memory=memory,
         at_most=at_most,
-        usable_memory=int((config.gpu_memory or device.memory) * GIB * (1 - config.reserve)),
+        usable_memory=int((config.gpu_memory or config.devices[config.device].memory) * GIB * (1 - config.reserve)),
         tokens_per_step=tokens_per_step,
-        seconds_per_step=flops / rate,
+        seconds=seconds,
+        seconds_per_step=sum(seconds.values()),
         tokens=tokens,
-        days=math.ceil(tokens / tokens_per_step) * flops / rate / SECONDS_A_DAY,
+        days=math.ceil(tokens / tokens_per_step) * sum(seconds.values()) / SECONDS_A_DAY,
     )
+
+
+def _seconds(rehearsal: Rehearsal, config: DictConfig) -> dict[str, float]:
+    """Of a step, by what it spends them on; each GPU updates what it holds of the weights."""
+    device, accumulated = config.devices[config.device], config.trainer.accumulate_grad_batches
+    rate = 1e12 * (config.peak_tflops or device[precision(config)]) * config.utilization
+    bandwidth = 1e12 * (config.bandwidth or device.bandwidth)
+    update = rehearsal.update / (config.gpus if spread(config) == "fsdp" else 1)
+    return {
+        "computing": accumulated * rehearsal.flops / rate,
+        "moving": (accumulated * rehearsal.traffic + update) / bandwidth,
+    }
 
 
 def _tokens_per_clip(stage: Stage) -> int:
@@ -219,7 +235,8 @@ def in_words(made: Plan, config: DictConfig) -> str:
         f"{made.stage}: {made.trained:,} parameters to train",
         *(f"  {name:<22}{number:>16,}" for name, number in made.parameters.items()),
         f"{config.gpus} {config.device}{shared}, {precision(config)}, {made.clips_per_gpu} clips on each:",
-        f"  {made.flops:.3g} FLOPs a step, {made.seconds_per_step:.3g} s of it at utilization={config.utilization}",
+        f"  {made.flops:.3g} FLOPs a step: {made.seconds['computing']:.3g} s at utilization={config.utilization}",
+        f"  {made.seconds['moving']:.3g} s more to move tensors to and from memory",
         f"  {made.tokens_per_step:,} tokens a step, {made.tokens_per_step / made.seconds_per_step:,.0f} a second",
         f"  {made.tokens:.3g} tokens take {made.days:.3g} days",
         "memory of each, GiB:",

@@ -1,5 +1,6 @@
 """A training step rehearsed on tensors without memory: what it would compute, and what it would hold when."""
 
+import math
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -28,6 +29,9 @@ PRECISIONS = ("32-true", "bf16-mixed")
 SAMPLED_CLIPS = 64
 """Clips over which the share of hidden tokens is averaged."""
 
+FOURIER_RADIX = 8
+"""By how much the length of a Fourier transform grows with each pass over its tensor."""
+
 Attended = tuple[int, ...]
 
 
@@ -35,12 +39,15 @@ class Rehearsal(NamedTuple):
     """Of one step, forward and backward, of one process: operations, and bytes.
 
     `flops` are those of matrix products, convolutions and attention (a multiplication and an addition are two), with
-    what checkpointing computes again. `gradients` and the state of the `optimizer` are there after the step. `then` is
+    what checkpointing computes again. `traffic` is what kernels read and write, as `Ledger` counts it, `update` that of
+    the optimizer's step after them. `gradients` and the state of the `optimizer` are there after the step. `then` is
     what was held, besides weights and the optimizer's state, at the moment of the step at which that was most: the
     activations that the backward pass needs or that are being worked on, gradients, and copies of weights in bfloat16.
     """
 
     flops: int
+    traffic: int
+    update: int
     weights: int
     gradients: int
     optimizer: int
@@ -90,8 +97,13 @@ def rehearse(
         gradients = [parameter.grad for parameter in stage.parameters() if parameter.grad is not None]
         stepped = optimizer(stage.parameters())
         stepped.step()
+        update = Ledger([], weights=[], shards=1)
+        with update:  # the second step, which makes no state
+            stepped.step()
         return Rehearsal(
             flops=ledger.flops,
+            traffic=ledger.traffic,
+            update=update.traffic,
             weights=nbytes([*stage.parameters(), *stage.buffers()]),
             gradients=nbytes(gradients),
             optimizer=nbytes(tree_leaves(list(stepped.state.values()))),
@@ -137,8 +149,10 @@ def _hidden_share(dynamics: Dynamics) -> float:
 
 
 class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts operations, the bytes that tensors made in its context hold, and what these were when they were most.
+    """Counts operations, bytes that are moved, those that tensors made in its context hold, and these when most.
 
+    `traffic` is the sum over kernels of the bytes of all tensors that one is given and all that it makes or changes,
+    for a Fourier transform once for each of its passes.
     Of what is made, `copies` are those of `weights` in another type, `gradients` those that are complete, of which a
     `shards`-th counts, and `activations` all the rest. `weights` and other tensors that are `known` do not count.
     """
@@ -147,6 +161,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.shards = shards
         self.flops = 0
+        self.traffic = 0
         self.now = {"activations": 0, "gradients": 0, "copies": 0}
         self.peak = dict(self.now)
         self._held: dict[int, tuple[str, int]] = {}
@@ -161,6 +176,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         count = FLOPS.get(func._overloadpacket)
         if count is not None:
             self.flops += count(*args, **(kwargs or {}), out_val=result)
+        self.traffic += _moved(func, args, kwargs or {}, result)
         cast = func is torch.ops.aten._to_copy.default and args[0].untyped_storage()._cdata in self._weights
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
@@ -177,8 +193,9 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._hold(key, "gradients", held // self.shards)
 
     def begin(self) -> None:
-        """Count operations, and look for the peak, from here on."""
+        """Count operations and traffic, and look for the peak, from here on."""
         self.flops = 0
+        self.traffic = 0
         self.peak = dict(self.now)
 
     def _see(self, storage: torch.UntypedStorage, kind: str) -> None:
@@ -213,6 +230,35 @@ class Average(TorchFunctionMode):
             values, mask = args
             return values.flatten(0, mask.ndim - 1)[torch.arange(round(self.share * mask.numel()))]
         return func(*args, **(kwargs or {}))
+
+
+def _moved(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> int:
+    """Bytes that a kernel reads and writes: none where it makes a view, or what it makes stays empty."""
+    if "empty" in func._schema.name:
+        return 0
+    given = _tensors([args, kwargs])
+    made = {id(tensor): tensor for tensor in _tensors(result)}
+    if func._schema.is_mutable:
+        for argument, value in zip(func._schema.arguments, args, strict=False):
+            if argument.is_write:
+                made |= {id(tensor): tensor for tensor in _tensors(value)}
+    elif {t.untyped_storage()._cdata for t in made.values()} <= {t.untyped_storage()._cdata for t in given}:
+        return 0
+    moved = sum(_spread(tensor) for tensor in (*given, *made.values()))
+    if "_fft_" not in func._schema.name:
+        return moved
+    points = max(math.prod(tensor.shape[dim] for dim in args[1]) for tensor in (*given, *made.values()))
+    return round(moved * max(1, math.log(points, FOURIER_RADIX)))
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
+
+
+def _spread(tensor: Tensor) -> int:
+    """Bytes of what lies in different places."""
+    apart = (length for length, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride)
+    return tensor.element_size() * math.prod(apart)
 
 
 def _attended(query: Attended, key: Attended, value: Attended, *_: Any, **__: Any) -> int:
