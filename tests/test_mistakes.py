@@ -19,7 +19,7 @@ MISTAKES = {
     # What Hydra composes.
     "train stage=foo": "stage=foo: there is no such choice; choose one of action_tokenizer, all, dynamics, video_tok",
     "train stage=video_tokeniser": "stage=video_tokeniser: there is no such choice, did you mean video_tokenizer?",
-    "train data=foo": "data=foo: there is no such choice; choose one of atari_boxing, atari_pong, picodoom, pole_position, pong, so",
+    "train data=foo": "data=foo: there is no such choice; choose one of atari_boxing, atari_pong, picodoom, pole_pos",
     "train optimizer=foo": "optimizer=foo: there is no such choice; choose one of adamw",
     "train trainer=tpu": "trainer=tpu: there is no such choice; choose one of auto, cpu, ddp, fsdp, gpu\n",
     "train -m hydra/launcher=ray": "hydra/launcher=ray is no choice that there is, or a plugin that is not installed",
