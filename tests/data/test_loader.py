@@ -103,6 +103,12 @@ def test_a_loader_goes_on_after_what_was_handed_out(num_workers: int) -> None:
         ]
 
 
+def test_batches_of_another_size_are_refused():
+    state = {"epoch": 0, "batches": 1, "clips": 4}
+    with pytest.raises(ValueError, match="had batches of 4 clips over all its processes, this one of 3"):
+        loader().load_state_dict(state)
+
+
 def _epoch(loader: ClipLoader, epoch: int) -> Any:
     order = loader.batch_sampler.sampler
     assert isinstance(order, ShuffledOrder)
