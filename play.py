@@ -5,7 +5,7 @@ import sys
 
 from omegaconf import DictConfig
 
-from tinyworlds.command import command
+from tinyworlds.command import command, importing
 
 MODES = ("browser", "terminal", "rollout")
 
@@ -15,7 +15,8 @@ def main(config: DictConfig) -> None:
     """Open the world and play it as `mode` says; a recording is played again whatever the mode."""
     if config.mode not in MODES:
         raise ValueError(f"mode={config.mode} is none of {', '.join(MODES)}")
-    from tinyworlds.play import browser, headless, terminal  # torch takes seconds, to find a typing error none
+    with importing():  # torch takes seconds, to find a typing error none
+        from tinyworlds.play import browser, headless, terminal
 
     replayed = headless.is_recording(config.actions)
     if config.mode != "rollout" and config.actions != "inferred" and not replayed:

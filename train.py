@@ -2,13 +2,14 @@
 
 from omegaconf import DictConfig
 
-from tinyworlds.command import command
+from tinyworlds.command import command, importing
 
 
 @command("train")
 def main(config: DictConfig) -> float:
     """The best validation loss of the last stage trained, which is what a sweep minimizes."""
-    from tinyworlds.pipeline import run  # torch takes seconds, to find a typing error none
+    with importing():  # torch takes seconds, to find a typing error none
+        from tinyworlds.pipeline import run
 
     return run(config)
 

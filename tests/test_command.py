@@ -1,3 +1,4 @@
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from tinyworlds.command import CONF, build
+from tinyworlds.command import CONF, build, importing
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -95,3 +96,10 @@ def test_arguments_reach_the_target_as_they_are():
     size = (1, 2)
     node = OmegaConf.create({"_target_": "argparse.Namespace"})
     assert build(node, size=size).size is size
+
+
+def test_garbage_is_collected_again_once_modules_are_imported():
+    with pytest.raises(ImportError), importing():
+        assert not gc.isenabled()
+        raise ImportError
+    assert gc.isenabled()

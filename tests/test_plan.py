@@ -83,8 +83,10 @@ def test_gpus_share_what_is_trained_under_fsdp_and_only_the_clips_under_ddp(plan
     for shared in (ddp, fsdp):
         assert shared["clips_per_gpu"] == 2
         assert shared["flops"] == pytest.approx(alone["flops"], rel=0.01)
-        assert shared["seconds_per_step"] == pytest.approx(alone["seconds_per_step"] / 2, rel=0.01)
         assert shared["memory"]["activations"] < 0.6 * alone["memory"]["activations"]
+    # Each GPU moves all weights to compute with, and under DDP all to update them.
+    times = [plan["seconds_per_step"] for plan in (fsdp, ddp, alone)]
+    assert alone["seconds_per_step"] / 2 < times[0] < times[1] < times[2]
 
 
 @pytest.mark.slow
