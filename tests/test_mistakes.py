@@ -137,6 +137,8 @@ MISTAKES = {
     "evaluate datasets=foo": "datasets: there is no such option, did you mean dataset?",
     "plan size=huge": "size=huge: there is no such choice; choose one of 1b, 7b, base, experiment, small, tiny",
     "plan gpus=0": "gpus=0: must be a whole number of at least 1",
+    "plan gpus=2 trainer=auto trainer.strategy=foo": "trainer.strategy=foo: trainer=ddp and trainer=fsdp can be",
+    "plan frame_size=0": "frame_size=0: give one positive number, or [height, width]",
     "plan gpu=8": "gpu: there is no such option, did you mean gpus?",
     "plan device=h900": "h900",
     "plan tokens=-1": "tokens=-1",

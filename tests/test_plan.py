@@ -72,9 +72,8 @@ def test_options_of_the_stage_are_not_those_of_its_tokenizers(planned):
 
 @pytest.mark.slow
 def test_gpus_share_what_is_trained_under_fsdp_and_only_the_clips_under_ddp(planned):
-    alone, ddp, fsdp = (
-        planned(*SMALL, *more) for more in (["trainer=auto"], ["trainer=ddp", "gpus=2"], ["trainer=fsdp", "gpus=2"])
-    )
+    alone = planned(*SMALL, "trainer=auto")
+    ddp, fsdp = (planned(*SMALL, f"trainer={name}", "gpus=2", "data.batch_size=2") for name in ("ddp", "fsdp"))
     for part in ("gradients", "optimizer"):
         assert ddp["memory"][part] == alone["memory"][part]
         assert fsdp["memory"][part] == alone["memory"][part] / 2
@@ -90,8 +89,17 @@ def test_gpus_share_what_is_trained_under_fsdp_and_only_the_clips_under_ddp(plan
 
 
 @pytest.mark.slow
+def test_the_batch_size_is_that_of_each_gpu_as_it_is_of_each_process_in_training(planned):
+    one, three = (planned(*SMALL, "trainer.strategy=ddp", "trainer=auto", f"gpus={gpus}") for gpus in (1, 3))
+    assert one["clips_per_gpu"] == three["clips_per_gpu"] == 4
+    assert three["tokens_per_step"] == 3 * one["tokens_per_step"]
+    assert three["flops"] == 3 * one["flops"]
+    assert three["at_most"] == one["at_most"]
+
+
+@pytest.mark.slow
 def test_what_does_not_fit_is_said_and_what_would(planned, capsys):
-    asked = (*SMALL, "trainer=auto", "reserve=0", "data.batch_size=64", "stage.num_blocks=6")
+    asked = (*SMALL, "trainer=ddp", "gpus=2", "reserve=0", "data.batch_size=64", "stage.num_blocks=6")
     needed = planned(*asked)["at_most"]
     enough = f"gpu_memory={1.01 * needed / 2**30}"
     assert planned(*asked, enough)["fits"]
@@ -107,8 +115,8 @@ def test_what_does_not_fit_is_said_and_what_would(planned, capsys):
     ("key", "value", "words"),
     [
         ("gpus", 0, "gpus=0"),
-        ("gpus", 3, "data.batch_size=4 clips do not divide among gpus=3"),
         ("trainer.strategy", "auto", "gpus=2: .* trainer=ddp or trainer=fsdp"),
+        ("trainer.strategy", "deepspeed", "trainer.strategy=deepspeed: trainer=ddp and trainer=fsdp can be planned"),
         ("device", "abacus", "device=abacus is none of h200, h100"),
         ("utilization", 0, "utilization=0"),
         ("reserve", 1, "reserve=1"),

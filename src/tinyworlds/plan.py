@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from tinyworlds.command import build, command
@@ -61,7 +61,7 @@ def main(config: DictConfig) -> None:
         raise ValueError(f"stage={name} cannot be planned at once: give one of {', '.join(STAGES)}")
     check(config)
     with torch.device("meta"):
-        stage = untrained(stage_configs(config, name), size=frame_size(config.frame_size))[name]
+        stage = untrained(stage_configs(config, name), size=frame_size(config.frame_size, name="frame_size"))[name]
     made = plan(stage, config)
     print(in_words(made, config))
     if config.out is not None:
@@ -78,15 +78,15 @@ def check(config: DictConfig) -> None:
     check_whole("data.batch_size", config.data.batch_size, at_least=1)
     check_whole("trainer.max_steps", config.trainer.max_steps, at_least=1)
     check_whole("trainer.accumulate_grad_batches", config.trainer.accumulate_grad_batches, at_least=1)
-    if config.data.batch_size % config.gpus:
-        raise ValueError(f"data.batch_size={config.data.batch_size} clips do not divide among gpus={config.gpus}")
     if config.device not in config.devices:
         raise ValueError(f"device={config.device} is none of {', '.join(config.devices)}")
     if config.trainer.precision not in ("auto", *PRECISIONS):
         raise ValueError(
             f"trainer.precision={config.trainer.precision}: auto, {' and '.join(PRECISIONS)} can be planned"
         )
-    if config.gpus > 1 and config.trainer.strategy == "auto":
+    if config.trainer.strategy != "auto" and not spread(config):
+        raise ValueError(f"trainer.strategy={config.trainer.strategy}: trainer=ddp and trainer=fsdp can be planned")
+    if config.gpus > 1 and not spread(config):
         raise ValueError(f"gpus={config.gpus}: this trainer uses one; give trainer=ddp or trainer=fsdp")
     check_number("utilization", config.utilization, at_least=1e-6, at_most=1)
     check_number("reserve", config.reserve, at_least=0, at_most=0.99)
@@ -130,37 +130,24 @@ def plan(stage: Stage, config: DictConfig) -> Plan:
     Raises:
         ValueError: the stage can't be rehearsed.
     """
-    clips = config.data.batch_size // config.gpus
-    accumulated = config.trainer.accumulate_grad_batches
-    sharded = spread(config) == "fsdp"
     parameters: dict[str, int] = {}
     for name, parameter in stage.named_parameters():
         part = name.partition(".")[0]
         parameters[part] = parameters.get(part, 0) + parameter.numel()
     trained = sum(p.numel() for p in stage.parameters() if p.requires_grad)
     blocks = [nbytes(block.parameters()) for block in stage.modules() if isinstance(block, Block) and _trains(block)]
-    if config.activation_checkpointing:
-        stage.checkpoint_activations()
-    rehearsal = rehearse(
-        stage,
-        batch_size=clips,
-        tokens=config.data.cache_tokens,
-        optimizer=build(config.optimizer),
-        precision=precision(config),
-        shards=config.gpus if sharded else 1,
-        kept_gradients=accumulated > 1 or spread(config) == "ddp",
-    )
-    memory, at_most = memory_of(rehearsal, shards=config.gpus if sharded else 1, blocks=blocks)
-    flops = rehearsal.flops * config.gpus * accumulated
-    tokens_per_step = clips * config.gpus * accumulated * _tokens_per_clip(stage)
+    rehearsal = _rehearsed(stage, config)
+    memory, at_most = memory_of(rehearsal, shards=_shards(config), blocks=blocks)
+    batches = config.gpus * config.trainer.accumulate_grad_batches
+    tokens_per_step = batches * config.data.batch_size * _tokens_per_clip(stage)
     seconds = _seconds(rehearsal, config)
     tokens = int(config.tokens or tokens_per_step * config.trainer.max_steps)
     return Plan(
         stage=stage.name,
         parameters=parameters,
         trained=trained,
-        flops=flops,
-        clips_per_gpu=clips,
+        flops=batches * rehearsal.flops,
+        clips_per_gpu=config.data.batch_size,
         memory=memory,
         at_most=at_most,
         usable_memory=int((config.gpu_memory or config.devices[config.device].memory) * GIB * (1 - config.reserve)),
@@ -172,15 +159,34 @@ def plan(stage: Stage, config: DictConfig) -> Plan:
     )
 
 
+def _rehearsed(stage: Stage, config: DictConfig) -> Rehearsal:
+    """What one GPU does with one batch."""
+    if config.activation_checkpointing:
+        stage.checkpoint_activations()
+    return rehearse(
+        stage,
+        batch_size=config.data.batch_size,
+        tokens=config.data.cache_tokens,
+        optimizer=build(config.optimizer),
+        precision=precision(config),
+        shards=_shards(config),
+        kept_gradients=config.trainer.accumulate_grad_batches > 1 or spread(config) == "ddp",
+    )
+
+
+def _shards(config: DictConfig) -> int:
+    """Equal parts of what is trained, of which each GPU holds one."""
+    return int(config.gpus) if spread(config) == "fsdp" else 1
+
+
 def _seconds(rehearsal: Rehearsal, config: DictConfig) -> dict[str, float]:
     """Of a step, by what it spends them on; each GPU updates what it holds of the weights."""
     device, accumulated = config.devices[config.device], config.trainer.accumulate_grad_batches
     rate = 1e12 * (config.peak_tflops or device[precision(config)]) * config.utilization
     bandwidth = 1e12 * (config.bandwidth or device.bandwidth)
-    update = rehearsal.update / (config.gpus if spread(config) == "fsdp" else 1)
     return {
         "computing": accumulated * rehearsal.flops / rate,
-        "moving": (accumulated * rehearsal.traffic + update) / bandwidth,
+        "moving": (accumulated * rehearsal.traffic + rehearsal.update / _shards(config)) / bandwidth,
     }
 
 
@@ -200,8 +206,11 @@ def _trains(part: nn.Module) -> bool:
 
 def spread(config: DictConfig) -> str:
     """How GPUs share the work: ``fsdp``, ``ddp``, or not at all: ``""``."""
-    target = "" if config.trainer.strategy == "auto" else str(config.trainer.strategy._target_)
-    return {"FullyShardedStrategy": "fsdp", "DDPStrategy": "ddp"}.get(target.rpartition(".")[2], "")
+    strategy = config.trainer.strategy
+    if not OmegaConf.is_config(strategy):
+        return "ddp" if strategy == "ddp" else ""
+    target = str(strategy._target_).rpartition(".")[2]
+    return {"FullyShardedStrategy": "fsdp", "DDPStrategy": "ddp"}.get(target, "")
 
 
 def precision(config: DictConfig) -> str:
@@ -264,7 +273,7 @@ def advice(made: Plan, config: DictConfig) -> list[str]:
     clips = made.clips_per_gpu * room // made.memory["activations"]
     if clips > 0:
         parts = math.ceil(made.clips_per_gpu / clips)
-        batch_size = math.ceil(made.clips_per_gpu / parts) * config.gpus
+        batch_size = math.ceil(made.clips_per_gpu / parts)
         found.append(f"data.batch_size={batch_size} trainer.accumulate_grad_batches={parts * accumulated}")
     return found or ["shorter clips by data.clip_length, or fewer tokens in a frame"]
 

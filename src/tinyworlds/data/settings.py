@@ -165,15 +165,15 @@ def _name(of: Any) -> str:
     return f"{of.__module__.partition('.')[0]}.{of.__name__}" if hasattr(of, "__name__") else str(of)
 
 
-def frame_size(size: Any) -> tuple[int, int]:
-    """Height and width from one number (a square) or two.
+def frame_size(size: Any, *, name: str = "size") -> tuple[int, int]:
+    """Height and width from one number (a square) or two; `name` is that of the option.
 
     Raises:
         ValueError: anything else.
     """
     sizes = [size, size] if isinstance(size, int) else size
     if not (isinstance(sizes, Sequence) and len(sizes) == 2 and all(isinstance(n, int) and n > 0 for n in sizes)):
-        raise ValueError(f"size={size}: give one positive number, or [height, width]")
+        raise ValueError(f"{name}={size}: give one positive number, or [height, width]")
     return sizes[0], sizes[1]
 
 
