@@ -208,16 +208,17 @@ def test_a_run_that_is_asked_to_stop_saves_first_and_says_how_to_go_on(
 
 @pytest.mark.slow
 def test_slurm_is_asked_to_run_the_job_again(unbroken, tmp_path, monkeypatch):
-    (tmp_path / "scontrol").write_text(f"#!/bin/sh\necho $@ > {tmp_path}/asked\n")
+    (tmp_path / "scontrol").write_text(f"#!/bin/sh\necho $@ >> {tmp_path}/asked\n")
     (tmp_path / "scontrol").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     job = {"NTASKS": "1", "JOB_ID": "77", "JOB_NAME": "train", "LOCALID": "0", "NODEID": "0", "PROCID": "0"}
     for name, value in job.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    options = [*unbroken.options("video_tokenizer", 1), f"runs_dir={tmp_path}", "resume=auto"]
+    options = [*unbroken.options("video_tokenizer", 1), f"runs_dir={tmp_path}", "resume=auto", "data.num_workers=2"]
     code = in_a_child(lambda: train(*options, kill=("training", 5), sent=signal.SIGUSR1))
     assert code == 128 + signal.SIGUSR1
     assert (tmp_path / "asked").read_text() == "requeue 77\n"
+    assert not list(tmp_path.rglob("hpc_ckpt*"))  # which Lightning's handler would save, in each worker too
     assert in_a_child(lambda: train(*options)) == 0
     (folder,) = (tmp_path / "video" / "video_tokenizer").iterdir()
     assert_same_run(unbroken("video_tokenizer", 1), folder)
@@ -232,6 +233,8 @@ def test_all_stages_go_on_at_the_one_they_were_in(compressed, tmp_path):
         "validations=1",
         "callbacks.last.every_n_steps=2",
     ]
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "killed").symlink_to("disk")
     whole, killed = (f"runs_dir={tmp_path / name}" for name in ("whole", "killed"))
     assert in_a_child(lambda: train(*options, whole, "data.num_workers=0")) == 0
     assert in_a_child(lambda: train(*options, killed, kill=("training", 11))) == -signal.SIGKILL  # in the second stage

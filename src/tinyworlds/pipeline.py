@@ -129,7 +129,8 @@ def train(config: DictConfig, stage: str, *, resumed: bool = False, record: Path
         trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         print(f"{stage}: {trained:,} parameters, {folder}{', resumed' if resumed else ''}", flush=True)
         fit(trainer, model, data, resumed=resumed, again=lambda: command_line(resume=record or folder))
-        best, loss, seconds = outcome(trainer)
+        name, loss, seconds = outcome(trainer)
+        best = folder / name
         if first_process():
             write_result(
                 folder,

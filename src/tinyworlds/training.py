@@ -44,8 +44,8 @@ def fit(trainer: Trainer, model: Stage, data: ClipDataModule, *, resumed: bool, 
         raise
 
 
-def outcome(trainer: Trainer) -> tuple[Path, float, float]:
-    """The best checkpoint, its validation loss, and the seconds that the run took.
+def outcome(trainer: Trainer) -> tuple[str, float, float]:
+    """The name of the best checkpoint in the run's folder, its validation loss, and the seconds that the run took.
 
     Raises:
         ValueError: nothing was kept.
@@ -56,9 +56,7 @@ def outcome(trainer: Trainer) -> tuple[Path, float, float]:
         raise ValueError("callbacks: checkpoint and last are needed, without them nothing is kept")
     if best.best_model_score is None:
         raise ValueError("the run ended before its first validation, so nothing was kept: lower validations or steps")
-    path = Path(best.best_model_path)
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path, float(best.best_model_score), last.seconds
+    return Path(best.best_model_path).name, float(best.best_model_score), last.seconds
 
 
 @contextmanager

@@ -161,7 +161,7 @@ class ClipLoader(DataLoader[Any]):
 
 def leave_signals(_worker: int) -> None:
     """Leave it to the process that trains what to do about signals that come to all: it still wants its batches."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
 
 
