@@ -133,3 +133,15 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path: Pat
         interrupted()
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_two_who_write_one_file_at_once_leave_a_whole_one(tmp_path: Path):
+    """As processes of two machines do that have the same number."""
+    target = tmp_path / "film.mp4"
+    with replacing(target) as one:
+        one.write_text("the one")
+        with replacing(target) as other:
+            other.write_text("the other")
+        assert target.read_text() == "the other"
+    assert target.read_text() == "the one"
+    assert list(tmp_path.iterdir()) == [target]

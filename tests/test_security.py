@@ -8,6 +8,7 @@ import pickle
 import shutil
 import struct
 import sys
+import uuid
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -451,14 +452,16 @@ def test_files_of_the_user_are_not_passed_on_through_links(folder):
     assert not (folder / "again").exists()
 
 
-def test_nothing_is_written_through_a_link_in_a_worlds_folder(folder):
+def test_nothing_is_written_through_a_link_in_a_worlds_folder(folder, monkeypatch):
     (folder / "world").mkdir()
     (folder / "outside").mkdir()
     (folder / "world" / "play").symlink_to(folder / "outside")
     assert "is a link to elsewhere" in outcome(lambda: beside(folder / "world", "play", runs_dir="runs"))
     (folder / "target").write_text("kept")
-    (folder / f".out.txt.{os.getpid()}").symlink_to(folder / "target")
-    with replacing(folder / "out.txt") as unfinished:
+    foreseen = uuid.uuid4()
+    monkeypatch.setattr(uuid, "uuid4", lambda: foreseen)
+    (folder / f".out.txt.{foreseen.hex}").symlink_to(folder / "target")
+    with pytest.raises(FileExistsError), replacing(folder / "out.txt") as unfinished:
         unfinished.write_text("written")
     assert (folder / "target").read_text() == "kept"
 

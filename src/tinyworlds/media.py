@@ -1,6 +1,6 @@
 """Pictures and films from uint8 arrays: PNG, GIF and MP4 files, and grids of pictures with labels."""
 
-import os
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
@@ -115,11 +115,14 @@ def save_mp4(path: str | Path, frames: UInt8[np.ndarray, "T H W 3"], fps: float)
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A name beside `path` to write to, moved to `path` at the end or removed after an error."""
+    """An empty file beside `path` to write to, moved to `path` at the end or removed after an error.
+
+    No two have the same name, on whatever machines, and a link that somebody put there is not written through.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.unlink(missing_ok=True)  # a link there would be written through
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    unfinished.touch(exist_ok=False)
     try:
         yield unfinished
         unfinished.replace(path)

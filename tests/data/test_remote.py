@@ -1,6 +1,8 @@
 import functools
+import itertools
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -137,6 +139,7 @@ def test_a_copy_that_broke_off_leaves_nothing(
         ("memory://games/a.h5?key=1", ValueError, "at an address there must be stores"),
         ("memory://games/**/.h5", ValueError, "at an address there must be stores"),
         ("memory://a.h5", ValueError, "at an address there must be stores"),
+        ("memory://games/**/*.h5", ValueError, r"data\.path=memory://games/\*\*/\*\.h5: \*\* is of no known depth"),
     ],
 )
 def test_what_cannot_be_copied_is_named(
@@ -154,3 +157,34 @@ def test_no_name_leads_elsewhere(write_store: WriteStore, memory: MemoryFileSyst
     for name in ("..", ".h5", "*/../a.h5", "*/.a.h5"):
         with pytest.raises(ValueError, match="must be stores"):
             local_path(f"memory://games/{name}", tmp_path)
+
+
+def test_no_store_is_lost_for_its_name(write_store: WriteStore, memory: MemoryFileSystem, tmp_path: Path) -> None:
+    for folder in "ab":
+        memory.put_file(str(write_store(5)), f"/games/{folder}/frames.h5")
+    with pytest.raises(ValueError, match=r"games/\[ab\]/\*\.h5 has stores of one name in several folders: give \*"):
+        opened("memory://games/[ab]/*.h5", tmp_path / "copies")
+    assert not (tmp_path / "copies").exists()
+
+
+def test_those_that_begin_at_once_copy_each_store_once(
+    write_store: WriteStore, serve: Callable[[Path], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "served").mkdir()
+    for name in "ab":
+        write_store(5, 7).rename(tmp_path / "served" / f"{name}.h5")
+    address = f"{serve(tmp_path / 'served')}/*.h5"
+    listed = threading.Barrier(2)  # no store is given away before both have seen that none is here
+    lists = itertools.count()
+    given = Quiet.do_GET
+
+    def do_get(self: Quiet) -> None:
+        if self.path == "/" and next(lists) < 2:
+            listed.wait(timeout=60)
+        given(self)
+
+    monkeypatch.setattr(Quiet, "do_GET", do_get)
+    with ThreadPoolExecutor(2) as both:
+        for data in both.map(opened, [address] * 2, [tmp_path / "copies"] * 2):
+            assert lengths_of(data) == [5, 7, 5, 7]
+    assert [path for path in Quiet.got if path != "/"] == ["/a.h5", "/b.h5"]

@@ -173,3 +173,16 @@ def test_a_store_of_unknown_origin_is_refused(write_store: WriteStore) -> None:
         pytest.raises(ValueError, match="does not say how it was made"),
     ):
         check_settings(store, {"frames": 10})
+
+
+def test_two_who_write_one_store_at_once_leave_a_whole_one(tmp_path: Path) -> None:
+    one, other = (StoreWriter(tmp_path / "game.h5", height=8, width=6, source=name) for name in ("one", "other"))
+    with one:
+        one.append(numbered_frames(range(5)))
+        with other:
+            other.append(numbered_frames(range(3)))
+        with FrameStore(tmp_path / "game.h5") as store:
+            assert (store.source, store.num_frames) == ("other", 3)
+    with FrameStore(tmp_path / "game.h5") as store:
+        assert (store.source, store.num_frames) == ("one", 5)
+    assert [path.name for path in tmp_path.iterdir()] == ["game.h5"]

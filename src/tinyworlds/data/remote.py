@@ -4,6 +4,7 @@ They are not read where they are: training takes clips from anywhere in the stor
 be a request of its own (docs/data.md has figures).
 """
 
+import fcntl
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,11 +42,15 @@ def local_path(address: str, folder: Path) -> Path:
             f"data.path={address}: at an address there must be stores (.h5), named by letters, digits, spaces and any "
             "of . _ - with * for any of them; copy others to this machine first"
         )
+    if "**" in name:
+        raise ValueError(f"data.path={address}: ** is of no known depth, give a * for each folder, as in */*.h5")
     return folder / name
 
 
 def fetch_stores(address: str, folder: Path) -> None:
     """Copy what is at `address` to `local_path`, but for what was copied before.
+
+    Of processes that do so at once, as those that train together, one copies while the others wait.
 
     Raises:
         FileNotFoundError: there is nothing.
@@ -56,18 +61,36 @@ def fetch_stores(address: str, folder: Path) -> None:
         system, sizes = _listed(address)
     depth = len(target.relative_to(folder).parts)
     copies = {folder.joinpath(*remote.split("/")[-depth:]): remote for remote in sizes}
+    if len(copies) < len(sizes):
+        raise ValueError(f"data.path={address} has stores of one name in several folders: give * instead of a choice")
     _check(address, target, folder, {path: sizes[remote] for path, remote in copies.items()})
-    missing = {path: remote for path, remote in copies.items() if not path.exists()}
-    if not missing:
+    if all(path.exists() for path in copies):
         return
-    total = sum(sizes[remote] or 0 for remote in missing.values())
-    with Transfer(total=total or None, initial=0, label=f"copying {address}") as transfer:
-        for path, remote in missing.items():
-            with replacing(path) as unfinished:
-                with _reporting(remote):
-                    system.get_file(remote, str(unfinished), callback=_Report(transfer))
-                if sizes[remote] not in (None, unfinished.stat().st_size):
-                    raise ValueError(f"{remote} came in part: start again, what came whole is kept")
+    with _one_at_a_time(address, folder):
+        missing = {path: remote for path, remote in copies.items() if not path.exists()}
+        total = sum(sizes[remote] or 0 for remote in missing.values())
+        with Transfer(total=total or None, initial=0, label=f"copying {address}") as transfer:
+            for path, remote in missing.items():
+                with replacing(path) as unfinished:
+                    with _reporting(remote):
+                        system.get_file(remote, str(unfinished), callback=_Report(transfer))
+                    if sizes[remote] not in (None, unfinished.stat().st_size):
+                        raise ValueError(f"{remote} came in part: start again, what came whole is kept")
+
+
+@contextmanager
+def _one_at_a_time(address: str, folder: Path) -> Iterator[None]:
+    """In one process alone; where the file system has no locks in all of them, each with the whole."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f".{folder.name}.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another process that copies {address}", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            pass
+        yield
 
 
 def _listed(address: str) -> tuple[Any, dict[str, int | None]]:

@@ -9,7 +9,7 @@ A file with nothing but `frames` reads the same way. `actions` is read in `tinyw
 """
 
 import json
-import os
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -151,13 +151,13 @@ class StoreWriter:
         self._frames: list[np.ndarray] = []
         self._actions: list[np.ndarray] = []
         self._buffered = 0
-        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+        self._temporary = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}.part")
 
     def __enter__(self) -> Self:
         height, width = self._size
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = h5py.File(self._temporary, "w")
+            self._file = h5py.File(self._temporary, "x")
         except OSError as error:
             raise ValueError(f"{self.path} cannot be written: {error}") from None
         self._file.attrs.update(self._attributes)
