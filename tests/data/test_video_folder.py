@@ -2,7 +2,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -54,6 +54,21 @@ def test_stores_are_beside_the_videos_or_in_folders_as_these_are(films: Path, tm
         films / "b.mp4": tmp_path / "out/films/b.h5",
         tmp_path / "others/a.m2v": tmp_path / "out/others/a.h5",
     }
+
+
+def test_a_folder_may_have_any_name(films: Path, tmp_path: Path) -> None:
+    odd = films.rename(tmp_path / "films [2020] *")
+    assert videos_in(odd, None) == {odd / f"{name}.mp4": odd / f"{name}.h5" for name in "abcdefg"}
+
+
+@pytest.mark.parametrize("path", ["films", "films/*.mp4"])
+def test_jobs_without_out_leave_stores_beside_the_videos(
+    films: Path, entry_point: Callable[..., None], path: str
+) -> None:
+    before = names(films)
+    entry_point("src/tinyworlds/data/video.py", "-m", f"path={path}", "fps=2", "shard=range(0,2)", "shards=2")
+    assert names(films) == sorted([*before, *(f"{name}.h5" for name in "abcdefg")])
+    assert names(films.parent) == ["films", "multirun"]
 
 
 def test_videos_of_one_name_are_refused(films: Path, video: Path) -> None:
@@ -109,9 +124,9 @@ def test_jobs_that_were_killed_go_on_to_the_same_stores(films: Path, tmp_path: P
     out = tmp_path / "out"
     command = [sys.executable, "-m", "tinyworlds.data.video", f"path={films}", f"out={out}"]
     command += [f"{name}={value}" for name, value in SETTINGS.items()]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        while process.poll() is None and not (out / "b.h5").exists():
-            time.sleep(0.002)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert any(f"{out}/b.h5" in line for line in process.stdout)
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     finished = {path: path.stat().st_mtime_ns for path in out.glob("*.h5")}
@@ -120,13 +135,13 @@ def test_jobs_that_were_killed_go_on_to_the_same_stores(films: Path, tmp_path: P
     (films / "g.mp4").rename(tmp_path / "g.mp4")
     (films / "g.mp4").write_bytes(b"no video")
     command[3:3] = ["-m", "shard=range(0,2)", "shards=2"]
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert again.returncode == 1
     assert f"error: 1 of 4 videos of shard 0 were left out: {films}/g.mp4 cannot be read as a video" in again.stderr
     assert "Traceback" not in again.stderr
-    assert names(out) == [*(f"{name}.h5" for name in "abcdef"), "multirun.yaml"]
+    assert names(out) == [f"{name}.h5" for name in "abcdef"]
     (tmp_path / "g.mp4").rename(films / "g.mp4")
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert all(path.stat().st_mtime_ns == time for path, time in finished.items())
 

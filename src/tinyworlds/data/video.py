@@ -191,7 +191,7 @@ def videos_in(path: Path, out: Path | None) -> dict[Path, Path]:
         ValueError: two would have one store.
     """
     folder = path if path.is_dir() else folder_of(path)
-    found = files(path / "*" if path.is_dir() else path)
+    found = files(Path(glob.escape(str(path)), "*") if path.is_dir() else path)
     videos = [file for file in found if file.suffix.lower() in VIDEO_SUFFIXES or not path.is_dir()]
     if not videos:
         raise FileNotFoundError(f"no video is in {path}: a folder's are those that end in {' '.join(VIDEO_SUFFIXES)}")
