@@ -24,7 +24,8 @@ FEW = (
     "validations=1",
 )
 SRUN = """#!/bin/bash
-# Two tasks on this machine, told what SLURM tells its tasks.
+# Two tasks on this machine, told what SLURM tells its tasks, if they are asked for with as many cores as the job has.
+test "$SRUN_CPUS_PER_TASK" = 8 || exit 1
 export SLURM_JOB_ID=12345 SLURM_JOB_NAME=tinyworlds SLURM_NTASKS=2 SLURM_NODELIST=localhost SLURM_NODEID=0
 SLURM_PROCID=1 SLURM_LOCALID=1 "$@" &
 SLURM_PROCID=0 SLURM_LOCALID=0 "$@" && wait
@@ -75,7 +76,8 @@ def test_tasks_of_slurm_train_together(project):
     srun = project / ".venv/bin/srun"
     srun.write_text(SRUN)
     srun.chmod(0o755)
-    told = {"PATH": f"{srun.parent}:{os.environ['PATH']}", "SLURM_NNODES": "1", "SLURM_NTASKS_PER_NODE": "2"}
+    told = {"PATH": f"{srun.parent}:{os.environ['PATH']}", "SLURM_CPUS_PER_TASK": "8"}
+    told |= {"SLURM_NNODES": "1", "SLURM_NTASKS_PER_NODE": "2"}
     said = output(["bash", SCRIPTS / "train.sbatch", *FEW], project, told)
     assert said.count("video_tokenizer: val/loss") == 1
     assert only_run(project).name in said

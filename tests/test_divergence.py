@@ -48,5 +48,6 @@ def test_too_little_memory_names_the_options_to_lower(entry_point, small_store, 
     assert in_a_child(train) == 1
     said = capfd.readouterr().err
     assert said.startswith("error: there is not enough memory")
-    for option in ("data.batch_size", "trainer.accumulate_grad_batches", "data.clip_length", "stage.embed_dim"):
+    lowered = ("data.batch_size", "trainer.accumulate_grad_batches", "data.clip_length", "stage.embed_dim")
+    for option in (*lowered, "activation_checkpointing=true", "trainer=fsdp"):
         assert option in said

@@ -14,6 +14,7 @@ from tinyworlds.command import CONF
 SMALL = "data=video data.path=square.h5 trainer.max_steps=1"
 VIDEO = f"train stage=video_tokenizer {SMALL}"
 ACTION = f"train stage=action_tokenizer {SMALL}"
+CPUS = ("trainer.accelerator=cpu", "trainer.devices=2")
 DYNAMICS = f"train stage=dynamics {SMALL} experiment=reference"
 MISTAKES = {
     # What Hydra composes.
@@ -106,6 +107,7 @@ MISTAKES = {
     f"{VIDEO} seed=abc": "seed=abc: must be a whole number",
     f"{VIDEO} seed=5000000000": "seed=5000000000: must be a whole number from 0 to 4294967295",
     f"{VIDEO} resume=nowhere": "resume=nowhere: there is no nowhere/config.yaml",
+    f"{VIDEO} resume=7": "resume=7 must be auto, or the folder of a run",
     # The data.
     f"{VIDEO} data.clip_length=500": "data.clip_length=500 (the longest episode has 12)",
     "train stage=video_tokenizer data.clip_length=1010": "data.clip_length=1010: no recorded episode is so long",
@@ -204,6 +206,18 @@ def test_a_job_of_a_sweep_that_is_wrong_does_not_end_the_others(entry_point, pre
     assert len(list(prepared.glob("runs/video/video_tokenizer/*/*/result.json"))) == 1
     said = capfd.readouterr().err.splitlines()
     assert said[-1].startswith("error: a job of this multirun failed: stage.embed_dim=64 does not divide into num_he")
+    assert "Traceback" not in said
+
+
+def test_members_of_a_sweep_start_no_processes(entry_point, prepared, capfd):
+    """These would be told the whole sweep, not which member they belong to."""
+    with pytest.raises(SystemExit):
+        entry_point("train.py", "-m", *shlex.split(VIDEO)[1:], "trainer=ddp", *CPUS, "seed=0,1")
+    assert not list(prepared.glob("runs/video/video_tokenizer/*/*/*"))
+    said = capfd.readouterr().err.splitlines()
+    assert said[-1].startswith(
+        "error: a job of this multirun failed: trainer.devices=2: members of a sweep (-m) start no"
+    )
     assert "Traceback" not in said
 
 

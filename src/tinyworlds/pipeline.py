@@ -12,6 +12,7 @@ from typing import Any
 import lightning
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from tinyworlds.checkpoints import RESULT, finished, load_stage, load_tokenizers, write_result
@@ -88,7 +89,7 @@ def train_all(config: DictConfig, resumed: Path | None) -> float:
     for name, path in checkpoints.items():
         load_stage(path, STAGES[name])
     for stage in todo:
-        build_trainer(compose("train", [*task, f"stage={stage}", "run_dir=none"]))  # typing errors cost no training
+        trainer_for(compose("train", [*task, f"stage={stage}", "run_dir=none"]))  # typing errors cost no training
     loss = float("nan")
     with continued(record) if resumed else claimed(record) as record:
         if resumed:
@@ -149,7 +150,7 @@ def prepared(config: DictConfig, stage: str) -> tuple[lightning.Trainer, Stage, 
     """What trains, is trained and is trained on; what can be refused is refused before the first frame is read."""
     check_whole("seed", config.seed, at_least=0, at_most=MAX_SEED)
     check_flag("compile", config.compile)
-    trainer = build_trainer(config)
+    trainer = trainer_for(config)
     data: ClipDataModule = build(config.data)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     model = build_stage(config, stage, data)
@@ -161,6 +162,18 @@ def prepared(config: DictConfig, stage: str) -> tuple[lightning.Trainer, Stage, 
     if config.compile:
         model.compile_parts()
     return trainer, model, data
+
+
+def trainer_for(config: DictConfig) -> lightning.Trainer:
+    """The trainer; refused where members of a sweep would start processes, which know the sweep but not the member."""
+    trainer = build_trainer(config)
+    sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    if sweep and trainer.world_size > 1 and trainer.strategy.launcher is not None:
+        raise ValueError(
+            f"trainer.devices={config.trainer.devices}: members of a sweep (-m) start no processes of their own; give "
+            "trainer.devices=1, or have them started: hydra/launcher=slurm hydra.launcher.tasks_per_node="
+        )
+    return trainer
 
 
 def command_line(resume: Path | None = None) -> str:
@@ -175,6 +188,8 @@ def folder_to_resume(config: DictConfig, stage: str) -> Path | None:
     """What ``resume`` means; None: to begin anew."""
     if config.resume is None:
         return None
+    if not isinstance(config.resume, str):
+        raise ValueError(f"resume={config.resume} must be auto, or the folder of a run")
     runs = Path(config.runs_dir, config.data.name, stage)
     if not first_process() and RESUMED in os.environ:  # started by the process that chose, with the same command line
         return Path(os.environ[RESUMED]) if os.environ[RESUMED] else None

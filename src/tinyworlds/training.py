@@ -77,5 +77,6 @@ def memory_explained() -> Iterator[None]:
         what = said.partition("\n")[0].rstrip(".") or "an allocation failed"
         raise ValueError(
             f"there is not enough memory ({what}): lower data.batch_size and raise trainer.accumulate_grad_batches as "
-            "much, or lower data.clip_length or stage.embed_dim"
+            "much, give activation_checkpointing=true, or trainer=fsdp on several GPUs, or lower data.clip_length or "
+            "stage.embed_dim"
         ) from None
