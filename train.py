@@ -5,7 +5,7 @@ from omegaconf import DictConfig
 from tinyworlds.command import command, importing
 
 
-@command("train")
+@command("train", together=True)
 def main(config: DictConfig) -> float:
     """The best validation loss of the last stage trained, which is what a sweep minimizes."""
     with importing():  # torch takes seconds, to find a typing error none

@@ -1,9 +1,13 @@
 import re
 import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+from tinyworlds.command import CONF
 
 from .processes import in_a_child
 
@@ -36,6 +40,22 @@ def test_a_run_that_diverges_stops_and_names_step_clips_and_checkpoint(
     assert (f"the last good checkpoint is {kept[0]}" if kept else "there is no good checkpoint yet") in said
     for path in kept:
         assert all(value.isfinite().all() for value in torch.load(path, weights_only=True)["state_dict"].values())
+
+
+@pytest.mark.slow
+def test_of_processes_that_train_together_one_says_it(small_store):
+    together = ("trainer=ddp", "trainer.devices=2", "callbacks.divergence.max_loss=0.001")
+    ended = subprocess.run(
+        [sys.executable, CONF.parent / "train.py", f"data.path={small_store}", *FEW, *together],
+        cwd=small_store.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.count("error: ") == 1
+    assert "error: the loss is 0." in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 @pytest.mark.slow

@@ -221,6 +221,23 @@ def test_members_of_a_sweep_start_no_processes(entry_point, prepared, capfd):
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize("line", ["train stage=foo", f"{VIDEO} optimizer.lr=0", "train --stage=dynamics"])
+@pytest.mark.parametrize("names", [("RANK", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_LOCALID")])
+def test_of_processes_started_together_the_first_of_the_machine_says_it(
+    entry_point, prepared, capfd, monkeypatch, line, names
+):
+    command, *arguments = shlex.split(line)
+    said = []
+    for ranks in ("51", "40"):
+        for name, rank in zip(names, ranks, strict=True):
+            monkeypatch.setenv(name, rank)
+        with pytest.raises(SystemExit) as ended:
+            entry_point(script(command), *arguments)
+        assert ended.value.code == 1
+        said.append(capfd.readouterr().err.count("error: "))
+    assert said == [0, 1]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("line", ["train stage=foo", f"{VIDEO} stage.num_heads=7", "play mode=foo"])
 def test_a_process_says_no_more(prepared, line):

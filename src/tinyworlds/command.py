@@ -39,13 +39,15 @@ class JobError(Exception):
     """A mistake of the user in one job of a multirun, in one sentence."""
 
 
-def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
+def command(config_name: str, *, together: bool = False) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
     """Make a function of a composed config the command line of ``conf/<config_name>.yaml``.
 
     What Hydra refuses, and a `ValueError` or `FileNotFoundError` raised by this package or its scripts, ends the
     process with exit code 1 and one sentence on standard error; any other exception is a bug and keeps its
     traceback, as do all of them when ``HYDRA_FULL_ERROR=1``. In a multirun the other jobs are still run.
+    Of processes that train `together` only the first on each machine says what all find.
     """
+    say = _say_for_all if together else _say
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
         composed = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
@@ -62,7 +64,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
             except (ValueError, FileNotFoundError, OmegaConfBaseException) as error:
                 if not _is_the_users(error):
                     raise
-                _say(plain(error))
+                say(plain(error))
                 if HydraConfig.get().mode == RunMode.MULTIRUN:  # ends when the other jobs have run
                     raise JobError(plain(error)) from None
                 raise SystemExit(1) from None
@@ -76,18 +78,18 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
         def explaining() -> Any:
             for argument in sys.argv[1:]:
                 if found := re.match(r"--((?!package|info|cfg)\w+(\.\w+)*=.*)", argument):
-                    _say(f"{argument}: options of a config have no dashes, write {found[1]}")
+                    say(f"{argument}: options of a config have no dashes, write {found[1]}")
                     raise SystemExit(1)
             try:
                 with _variable(FULL_ERROR, "1"):  # or Hydra would print several lines and end the process
                     return entry()
             except JobError as error:
-                _say(f"a job of this multirun failed: {error}")
+                say(f"a job of this multirun failed: {error}")
             except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
                 if not _is_hydras(error):
                     raise
                 given = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
-                _say(explained(error, conf=CONF, config_name=config_name, overrides=given))
+                say(explained(error, conf=CONF, config_name=config_name, overrides=given))
             raise SystemExit(1)
 
         return explaining
@@ -182,6 +184,15 @@ def _say(sentence: str) -> None:
     printable = "".join(character if character.isprintable() else "?" for character in sentence)
     print(f"error: {printable}", file=sys.stderr, flush=True)
     gc.freeze()  # Python would look through all modules for a second before it ends
+
+
+def _say_for_all(sentence: str) -> None:
+    """Say it unless another process does: until they meet, all that were started together find the same mistakes."""
+    local = os.environ.get("LOCAL_RANK") if "RANK" in os.environ else os.environ.get("SLURM_LOCALID")
+    distributed = sys.modules.get("torch.distributed")
+    met = distributed is not None and distributed.is_available() and distributed.is_initialized()
+    if met or local in (None, "0"):
+        _say(sentence)
 
 
 def _is_the_users(error: BaseException) -> bool:

@@ -31,6 +31,7 @@ class Divergence(Callback):
 
     Raises:
         ValueError: names the step, the clips of its batch and the last good checkpoint.
+        SystemExit: in all processes but the first, which says so.
     """
 
     def __init__(self, *, max_loss: float) -> None:
@@ -59,22 +60,24 @@ class Divergence(Callback):
         weights = (getattr(weight, "_local_tensor", weight) for weight in trainer.lightning_module.parameters())
         finite = all(bool(torch.isfinite(weight).all()) for weight in weights)
         if not trainer.strategy.reduce_boolean_decision(finite) and self._newest is not None:
-            raise ValueError(self._sentence(trainer, self._newest, "weights are not finite"))
+            self._stop(trainer, self._newest, "weights are not finite")
 
     def _check_loss(self, trainer: Trainer, taken: _Step | None) -> None:
         loss = 0.0 if taken is None else float(taken.loss)
         bad = not math.isfinite(loss) or loss > self.max_loss
         if taken is not None and trainer.strategy.reduce_boolean_decision(bad, all=False):
             limit = f", above callbacks.divergence.max_loss={self.max_loss:g}" if math.isfinite(loss) else ""
-            raise ValueError(self._sentence(trainer, taken, f"the loss is {loss:g}{limit}"))
+            self._stop(trainer, taken, f"the loss is {loss:g}{limit}")
 
-    def _sentence(self, trainer: Trainer, taken: _Step, what: str) -> str:
+    def _stop(self, trainer: Trainer, taken: _Step, what: str) -> None:
+        if not trainer.is_global_zero:  # all processes find it at once, the first says it
+            raise SystemExit(1)
         data = trainer.datamodule  # type: ignore[attr-defined]
         frames = data.first_frames(taken.epoch, taken.batch)
         named = ", ".join(map(str, frames[:CLIPS_NAMED])) + (", …" if len(frames) > CLIPS_NAMED else "")
         last = Path(trainer.default_root_dir, LAST)
         good = f"the last good checkpoint is {last}" if last.exists() else "there is no good checkpoint yet"
-        return (
+        raise ValueError(
             f"{what} at step {taken.step}, on the batch of {len(frames)} clips that begin at the frames {named} of "
             f"{data.path}: {good}; lower optimizer.lr or trainer.gradient_clip_val"
         )
