@@ -24,6 +24,7 @@ settings.register_profile("tinyworlds", deadline=None, derandomize=True)
 settings.load_profile("tinyworlds")
 
 
+import contextlib
 import runpy
 import sys
 from collections.abc import Callable, Iterator
@@ -37,6 +38,7 @@ from huggingface_hub import constants
 from tinyworlds.command import CONF
 from tinyworlds.data.store import StoreWriter
 from tinyworlds.models import ActionTokenizer, Dynamics, VideoTokenizer
+from tinyworlds.nn import native
 
 from .hub_server import Hub, serving
 
@@ -47,6 +49,24 @@ TRANSFORMER = {"embed_dim": 16, "num_heads": 2, "hidden_dim": 24, "norm": "pre"}
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """A context in which no C++ is compiled, or was."""
+
+    @contextlib.contextmanager
+    def context() -> Iterator[None]:
+        with monkeypatch.context() as changed:
+            changed.setenv("PATH", "")
+            changed.delenv("CXX", raising=False)
+            native.library.cache_clear()
+            try:
+                yield
+            finally:
+                native.library.cache_clear()
+
+    return context
 
 
 def roughened(stage: torch.nn.Module) -> torch.nn.Module:

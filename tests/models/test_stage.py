@@ -16,7 +16,7 @@ from tinyworlds.maskgit import Decoding
 from tinyworlds.models import ActionTokenizer, Dynamics, VideoTokenizer
 
 torch.manual_seed(0)
-shared = {"embed_dim": 12, "num_heads": 2, "hidden_dim": 24, "norm": "pre"}
+shared = {"embed_dim": 12, "num_heads": int(sys.argv[1]), "hidden_dim": 24, "norm": "pre"}
 known = {"frame_size": (16, 16), "dataset": {"name": "test", "path": "test.h5", "val_fraction": 0.1, "clip_length": 3}}
 video = VideoTokenizer(
     **known, **shared, patch_size=8, num_blocks=1, latent_dim=3, num_bins=3, patches="conv", temporal=True,
@@ -55,8 +55,9 @@ print("graphs", counters["stats"]["unique_graphs"])
 
 
 @pytest.mark.slow
-def test_compiled_parts_compute_what_they_did():
-    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=600)
+@pytest.mark.parametrize("num_heads", [2, 3])  # of 6 channels, left to torch, and of 4
+def test_compiled_parts_compute_what_they_did(num_heads):
+    done = subprocess.run([sys.executable, "-c", SCRIPT, str(num_heads)], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     # The transformer remembers and continues; tokenizers embed, encode, decode and render; the motion codec encodes.
     assert int(done.stdout.split()[-1]) >= 6

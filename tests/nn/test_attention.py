@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from tinyworlds.nn import narrow, native
+from tinyworlds.nn import narrow
 from tinyworlds.nn.attention import KeysAndValues, SpatialAttention, TemporalAttention
 from tinyworlds.nn.transformer import Timeline
 
@@ -68,11 +68,14 @@ def test_wide_and_narrow_heads_have_the_gradients_of_softmax_attention(num_heads
     heads=st.integers(1, 3),
     width=st.sampled_from(narrow.WIDTHS),
     spread=st.sampled_from([0.1, 1, 4]),  # of the last, some scores are far above others
+    shift=st.sampled_from([0, 6]),  # of queries up, of keys down: all scores are far below 0
     seed=st.integers(0, 2**31),
 )
-def test_compiled_attention_is_softmax_attention_with_its_gradient(tokens, heads, width, spread, seed):
+def test_compiled_attention_is_softmax_attention_with_its_gradient(tokens, heads, width, spread, shift, seed):
     generator = torch.Generator().manual_seed(seed)
-    qkv = (spread * torch.randn(2, tokens, 3 * heads * width, generator=generator)).requires_grad_()
+    qkv = spread * torch.randn(2, tokens, 3, heads * width, generator=generator)
+    qkv += shift * torch.tensor([1, -1, 0]).unsqueeze(1)
+    qkv = qkv.flatten(2).requires_grad_()
     weight = torch.randn(2, tokens, heads * width, generator=generator)
     exact = qkv.detach().double().requires_grad_()
     q, k, v = rearrange(exact, "n p (three h d) -> three n h p d", three=3, h=heads)
@@ -80,7 +83,7 @@ def test_compiled_attention_is_softmax_attention_with_its_gradient(tokens, heads
     attended = narrow.attend(qkv, heads)[0]
     (wanted,) = torch.autograd.grad((expected * weight).sum(), exact)
     (got,) = torch.autograd.grad((attended * weight).sum(), qkv)
-    scale = spread * max(1, spread**2)
+    scale = spread * max(1, spread**2) * (1 + shift**2 / 4)
     torch.testing.assert_close(attended.double(), expected, atol=2e-6 * scale, rtol=0)
     torch.testing.assert_close(got.double(), wanted, atol=3e-5 * scale, rtol=1e-5)
 
@@ -136,15 +139,12 @@ def test_what_is_no_number_does_not_become_one():
         assert narrow.attend(qkv, 2)[0].isnan().any()
 
 
-def test_without_a_compiler_the_same_comes_of_torchs_own_kernel(monkeypatch):
+def test_without_a_compiler_the_same_comes_of_torchs_own_kernel(no_compiler):
     attention, x = SpatialAttention(embed_dim=12, num_heads=3), torch.randn(2, 3, 5, 12)
     compiled = attention(x)
-    native.library.cache_clear()
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.delenv("CXX", raising=False)
-    assert not narrow.is_narrow(x, 4)
-    torch.testing.assert_close(attention(x), compiled)
-    native.library.cache_clear()
+    with no_compiler():
+        assert not narrow.is_narrow(x, 4)
+        torch.testing.assert_close(attention(x), compiled)
 
 
 @settings(max_examples=30)

@@ -43,7 +43,8 @@ def test_what_is_included_counts_as_source(source, tmp_path):
 
 def test_what_does_not_compile_is_no_library_and_leaves_nothing(source, tmp_path):
     source.write_text("no C++")
-    assert native.library.__wrapped__(source) is None
+    with pytest.warns(UserWarning, match=r"can't compile answer\.cpp.*error: .no. does not name a type"):
+        assert native.library.__wrapped__(source) is None
     assert built(tmp_path) == []
 
 
@@ -54,6 +55,28 @@ def test_a_compiler_that_is_named_is_used(source, tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", str(script))
     assert native.library.__wrapped__(source).answer() == 42
     assert (tmp_path / "used").exists()
+
+
+def test_a_compiler_without_openmp_compiles_for_one_thread(source, tmp_path, monkeypatch):
+    script = tmp_path / "own-cxx"
+    script.write_text('#!/bin/sh\ncase " $* " in *" -fopenmp "*) exit 1;; esac\nexec c++ "$@"\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("CXX", str(script))
+    assert native.library.__wrapped__(source).answer() == 42
+
+
+def test_a_damaged_library_is_made_anew(source, tmp_path):
+    native.library.__wrapped__(source)
+    (path,) = built(tmp_path)
+    path.unlink()  # it is in use here
+    path.write_bytes(b"damaged")
+    assert native.library.__wrapped__(source).answer() == 42
+
+
+def test_where_there_is_no_cache_a_library_is_kept_for_this_process_alone(source, tmp_path, monkeypatch):
+    (tmp_path / "cache").write_text("a file")
+    assert native.library.__wrapped__(source).answer() == 42
+    assert Path(native._of_this_process().name).is_dir()
 
 
 def test_two_processes_that_compile_at_once_both_get_it(source):

@@ -15,8 +15,25 @@ constexpr float LEAST = -126.0f;
 typedef float Lanes __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int32_t Whole __attribute__((vector_size(4 * LANES)));
 
+inline float *floats(void *tensor) { return static_cast<float *>(tensor); }
 inline Lanes load(const float *from) { return *reinterpret_cast<const Lanes *>(from); }
 inline void store(float *to, Lanes x) { *reinterpret_cast<Lanes *>(to) = x; }
+
+// Of the first `count`; the others are 0.
+inline Lanes load(const float *from, int64_t count) {
+  if (count >= LANES) return load(from);
+  Lanes x = {};
+  std::memcpy(&x, from, 4 * count);
+  return x;
+}
+
+inline void store(float *to, Lanes x, int64_t count) {
+  if (count >= LANES)
+    store(to, x);
+  else
+    std::memcpy(to, &x, 4 * count);
+}
+
 inline Lanes all(float x) { return Lanes{} + x; }
 
 // By halves: one after the other would take as long as what is summed.
@@ -38,22 +55,28 @@ inline float largest(Lanes x) {
   return most;
 }
 
-// 2 to the power of x to within 1e-7 of it (with the coefficients of Cephes); what is below LEAST has to be `clamped`.
+inline Lanes root(Lanes x) {
+  for (int i = 0; i < LANES; i++) x[i] = std::sqrt(x[i]);
+  return x;
+}
+
+// 2 to the power of x to within 2e-7 of it; what is below LEAST has to be `clamped`. The coefficients make the largest
+// relative error of such a polynomial on [-1/2, 1/2] least.
 template <bool clamped>
 inline Lanes exp2(Lanes x) {
   if (clamped) x = x < LEAST ? all(LEAST) : x;
-  const Lanes magic = all(12582912.0f);  // 1.5 * 2**23: adding it rounds to a whole number, which fills the low bits
+  // Adding 1.5 * 2**23 rounds to a whole number, which fills the low bits; with 127 these are the exponent of a float.
+  const Lanes magic = all(12582912.0f + 127);
   const Lanes shifted = x + magic;
   const Lanes rest = x - (shifted - magic);
-  Lanes power = all(1.535336188e-4f);
-  power = power * rest + 1.339887440e-3f;
-  power = power * rest + 9.618437357e-3f;
-  power = power * rest + 5.550332471e-2f;
-  power = power * rest + 2.402264791e-1f;
-  power = power * rest + 6.931472028e-1f;
+  Lanes power = all(1.326472718e-3f);
+  power = power * rest + 9.671512641e-3f;
+  power = power * rest + 5.550733743e-2f;
+  power = power * rest + 2.402224209e-1f;
+  power = power * rest + 6.931469776e-1f;
   power = power * rest + 1.0f;
   // A product, since of a sum of whole numbers NaN would not come out as NaN.
-  return power * reinterpret_cast<Lanes>((reinterpret_cast<Whole>(shifted) << 23) + 0x3f800000);
+  return power * reinterpret_cast<Lanes>(reinterpret_cast<Whole>(shifted) << 23);
 }
 
 }  // namespace

@@ -1,18 +1,17 @@
 // Softmax attention in heads of few channels, forward and backward, on CPUs: see narrow.py, which compiles and calls this.
 //
-// The tokens of one head are first laid out channel by channel, so that LANES of them fill a register, and ROWS queries
-// share what is loaded. Scores never leave the registers: the backward pass computes them again.
+// The tokens of one head are first laid out channel by channel. The backward pass computes scores again; LANES keys fill a
+// register there, and ROWS queries share what is loaded.
 
 #include <algorithm>
 #include <cmath>
 #include <vector>
 
-#include "lanes.h"
+#include "within_frame.h"
 
 namespace {
 
 constexpr int ROWS = 4;
-constexpr float SAFE = 24.0f;  // exponents of 2 so near to 0 lose nothing, whatever is subtracted from them
 
 // One of the tensors of one head, (D, width): `tokens` columns and zeros up to a multiple of LANES.
 template <int D>
@@ -24,6 +23,7 @@ struct Head {
   float *at(int64_t token) { return values.data() + token; }
   const float *at(int64_t token) const { return values.data() + token; }
 
+  // From a tensor in which tokens lie `stride` apart.
   void read(const float *from, int64_t stride, int64_t tokens, float scale = 1) {
     for (int64_t t = 0; t < tokens; t++)
       for (int d = 0; d < D; d++) values[d * width + t] = scale * from[t * stride + d];
@@ -34,15 +34,13 @@ struct Head {
       for (int d = 0; d < D; d++) to[t * stride + d] = scale * values[d * width + t];
   }
 
-  float longest() const {
-    Lanes most = all(0);
-    for (int64_t t = 0; t < width; t += LANES) {
-      Lanes square = all(0);
-      for (int d = 0; d < D; d++) square += load(at(t) + d * width) * load(at(t) + d * width);
-      most = square > most ? square : most;
-    }
-    return std::sqrt(largest(most));
+  // Let the columns beyond be the last of the `tokens` again: no score is then one that there isn't.
+  void repeat_last(int64_t tokens) {
+    for (int d = 0; d < D; d++)
+      for (int64_t t = tokens; t < width; t++) values[d * width + t] = values[d * width + tokens - 1];
   }
+
+  Channels channels() const { return {values.data(), width}; }
 };
 
 // 1 for the tokens at `first` and after it, 0 for the columns beyond `tokens`.
@@ -58,79 +56,33 @@ inline Lanes dot(const float (&a)[D], const float *b, int64_t width, Lanes start
   return start;
 }
 
-// What ROWS queries read, and the logarithm (base 2) of the sum of their weights; `top` is subtracted from scores.
-template <int D, bool clamped>
-inline void attend(const float (&q)[ROWS][D], const float (&top)[ROWS], const Head<D> &k, const Head<D> &v,
-                   int64_t tokens, float (&out)[ROWS][D], float (&log_sum)[ROWS]) {
-  Lanes total[ROWS], read[ROWS][D];
-  for (int r = 0; r < ROWS; r++) {
-    total[r] = all(0);
-    for (int d = 0; d < D; d++) read[r][d] = all(0);
-  }
-  for (int64_t t = 0; t < k.width; t += LANES)
-    for (int r = 0; r < ROWS; r++) {
-      Lanes weight = exp2<clamped>(dot<D>(q[r], k.at(t), k.width, all(-top[r])));
-      if (t + LANES > tokens) weight *= real(t, tokens);
-      total[r] += weight;
-      for (int d = 0; d < D; d++) read[r][d] += weight * load(v.at(t) + d * v.width);
-    }
-  for (int r = 0; r < ROWS; r++) {
-    const float weights = sum(total[r]);
-    log_sum[r] = top[r] + std::log2(weights);
-    for (int d = 0; d < D; d++) out[r][d] = sum(read[r][d]) / weights;
-  }
-}
-
-// The largest score of each query.
+// qkv (frames, tokens, 3 * heads * D) to out (frames, tokens, heads * D) and log_sums (frames, heads, tokens); sizes:
+// frames, tokens, heads.
 template <int D>
-inline void find_top(const float (&q)[ROWS][D], const Head<D> &k, float (&top)[ROWS]) {
-  for (int r = 0; r < ROWS; r++) {
-    Lanes most = all(-INFINITY);
-    for (int64_t t = 0; t < k.width; t += LANES) {
-      const Lanes score = dot<D>(q[r], k.at(t), k.width, all(0));
-      most = score > most ? score : most;
-    }
-    top[r] = largest(most);
-  }
-}
-
-// qkv (frames, tokens, 3 * heads * D) to out (frames, tokens, heads * D) and log_sums (frames, heads, tokens).
-template <int D>
-void forward(const float *qkv, float *out, float *log_sums, int64_t frames, int64_t tokens, int64_t heads,
-             int threads) {
+void forward(void *const *tensors, const int64_t *sizes, int threads) {
+  const float *qkv = floats(tensors[0]);
+  float *out = floats(tensors[1]), *log_sums = floats(tensors[2]);
+  const int64_t frames = sizes[0], tokens = sizes[1], heads = sizes[2];
   const int64_t embed = heads * D, stride = 3 * embed;
   const float scale = LOG2_E / std::sqrt(static_cast<float>(D));
-#pragma omp parallel num_threads(threads)
+#pragma omp parallel num_threads(std::min<int64_t>(threads, frames * heads))
   {
-    Head<D> k(tokens), v(tokens);
+    Head<D> q(tokens), k(tokens), v(tokens);
 #pragma omp for schedule(static)
     for (int64_t job = 0; job < frames * heads; job++) {
       const float *from = qkv + job / heads * tokens * stride + job % heads * D;
       float *to = out + job / heads * tokens * embed + job % heads * D;
+      q.read(from, stride, tokens, scale);
       k.read(from + embed, stride, tokens);
       v.read(from + 2 * embed, stride, tokens);
-      const float reach = k.longest();
-      for (int64_t first = 0; first < tokens; first += ROWS) {
-        float q[ROWS][D] = {}, top[ROWS], read[ROWS][D], log_sum[ROWS], high = 0;
-        for (int r = 0; r < ROWS && first + r < tokens; r++) {
-          float square = 0;
-          for (int d = 0; d < D; d++) {
-            q[r][d] = scale * from[(first + r) * stride + d];
-            square += q[r][d] * q[r][d];
-          }
-          top[r] = std::sqrt(square) * reach;  // no score is larger
-          high = top[r] > high ? top[r] : high;
-        }
-        if (high < SAFE) {
-          attend<D, false>(q, top, k, v, tokens, read, log_sum);
-        } else {
-          find_top<D>(q, k, top);
-          attend<D, true>(q, top, k, v, tokens, read, log_sum);
-        }
-        for (int r = 0; r < ROWS && first + r < tokens; r++) {
-          log_sums[job * tokens + first + r] = log_sum[r];
-          std::memcpy(to + (first + r) * embed, read[r], sizeof read[r]);
-        }
+      const float reach = longest<D>(k.channels(), tokens);
+      for (int64_t first = 0; first < tokens; first += LANES) {
+        Lanes query[D], read[D];
+        for (int d = 0; d < D; d++) query[d] = load(q.at(first) + d * q.width);
+        const Lanes log_sum = look(query, k.channels(), v.channels(), reach, tokens, read);
+        store(log_sums + job * tokens + first, log_sum, tokens - first);
+        for (int i = 0; i < LANES && first + i < tokens; i++)
+          for (int d = 0; d < D; d++) to[(first + i) * embed + d] = read[d][i];
       }
     }
   }
@@ -159,12 +111,13 @@ void backward_head(const Head<D> &q, const Head<D> &k, const Head<D> &v, const H
       Lanes dk_here[D], dv_here[D];
       for (int d = 0; d < D; d++) dk_here[d] = load(dk.at(t) + d * k.width), dv_here[d] = load(dv.at(t) + d * k.width);
       for (int r = 0; r < ROWS; r++) {
-        const Lanes weight = exp2<clamped>(dot<D>(query[r], k.at(t), k.width, all(-log_sum[r])));
+        Lanes weight = exp2<clamped>(dot<D>(query[r], k.at(t), k.width, all(-log_sum[r])));
+        if (t + LANES > tokens) weight *= real(t, tokens);
         const Lanes score = weight * dot<D>(wanted[r], v.at(t), k.width, all(-mean[r]));
         for (int d = 0; d < D; d++) {
           dv_here[d] += weight * wanted[r][d];
           dk_here[d] += score * query[r][d];
-          update[r][d] += score * load(k.at(t) + d * k.width);  // columns beyond the last token hold zeros
+          update[r][d] += score * load(k.at(t) + d * k.width);
         }
       }
       for (int d = 0; d < D; d++) store(dk.at(t) + d * k.width, dk_here[d]), store(dv.at(t) + d * k.width, dv_here[d]);
@@ -175,11 +128,14 @@ void backward_head(const Head<D> &q, const Head<D> &k, const Head<D> &v, const H
 }
 
 template <int D>
-void backward(const float *qkv, const float *out, const float *log_sums, const float *grad, float *dqkv, int64_t frames,
-              int64_t tokens, int64_t heads, int threads) {
+void backward(void *const *tensors, const int64_t *sizes, int threads) {
+  const float *qkv = floats(tensors[0]), *out = floats(tensors[1]), *log_sums = floats(tensors[2]);
+  const float *grad = floats(tensors[3]);
+  float *dqkv = floats(tensors[4]);
+  const int64_t frames = sizes[0], tokens = sizes[1], heads = sizes[2];
   const int64_t embed = heads * D, stride = 3 * embed;
   const float scale = 1 / std::sqrt(static_cast<float>(D));
-#pragma omp parallel num_threads(threads)
+#pragma omp parallel num_threads(std::min<int64_t>(threads, frames * heads))
   {
     Head<D> q(tokens), k(tokens), v(tokens), o(tokens), g(tokens), dq(tokens), dk(tokens), dv(tokens);
 #pragma omp for schedule(static)
@@ -191,7 +147,8 @@ void backward(const float *qkv, const float *out, const float *log_sums, const f
       v.read(from + 2 * embed, stride, tokens);
       o.read(out + first * embed + column, embed, tokens);
       g.read(grad + first * embed + column, embed, tokens);
-      auto *head = q.longest() * k.longest() < SAFE ? backward_head<D, false> : backward_head<D, true>;
+      k.repeat_last(tokens);
+      auto *head = longest<D>(q.channels(), tokens) * longest<D>(k.channels(), tokens) < SAFE ? backward_head<D, false> : backward_head<D, true>;
       head(q, k, v, o, g, log_sums + job * tokens, tokens, dq, dk, dv);
       float *to = dqkv + first * stride + column;
       dq.write(to, stride, tokens, scale);
@@ -203,14 +160,12 @@ void backward(const float *qkv, const float *out, const float *log_sums, const f
 
 }  // namespace
 
-#define FOR_HEADS_OF(D)                                                                                              \
-  extern "C" void forward_##D(const float *qkv, float *out, float *log_sums, int64_t frames, int64_t tokens,         \
-                              int64_t heads, int threads) {                                                          \
-    forward<D>(qkv, out, log_sums, frames, tokens, heads, threads);                                                  \
-  }                                                                                                                  \
-  extern "C" void backward_##D(const float *qkv, const float *out, const float *log_sums, const float *grad,         \
-                               float *dqkv, int64_t frames, int64_t tokens, int64_t heads, int threads) {            \
-    backward<D>(qkv, out, log_sums, grad, dqkv, frames, tokens, heads, threads);                                     \
+#define FOR_HEADS_OF(D)                                                                                     \
+  extern "C" void forward_##D(void *const *tensors, const int64_t *sizes, int threads) {                    \
+    forward<D>(tensors, sizes, threads);                                                                    \
+  }                                                                                                         \
+  extern "C" void backward_##D(void *const *tensors, const int64_t *sizes, int threads) {                   \
+    backward<D>(tensors, sizes, threads);                                                                   \
   }
 
 FOR_HEADS_OF(2)

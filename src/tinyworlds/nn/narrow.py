@@ -24,15 +24,13 @@ WIDTHS = (2, 4, 8)
 
 def is_narrow(x: Tensor, head_dim: int) -> bool:
     """Whether `x` can be attended to here, in heads of `head_dim` channels."""
-    return head_dim in WIDTHS and x.device.type == "cpu" and x.dtype == torch.float32 and has_libraries()
-
-
-def has_libraries() -> bool:
-    """Whether the C++ is compiled; the first call does that, in a few seconds, where there is a compiler."""
-    return all(native.library(source) is not None for source in (WITHIN_FRAMES, OVER_FRAMES))
-
-
-torch.compiler.assume_constant_result(has_libraries)  # type: ignore[no-untyped-call]  # it marks the function
+    return (
+        head_dim in WIDTHS
+        and x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and native.has_library(WITHIN_FRAMES)
+        and native.has_library(OVER_FRAMES)
+    )
 
 
 @torch.library.custom_op(
@@ -135,9 +133,9 @@ def attend_over_frames_backward(
 ) -> Five:
     """The gradients of `attend_over_frames` with respect to its floating-point inputs, in their order."""
     tensors = [x.contiguous() for x in (past_keys, past_values, keys, values, q, visible, gradient)]
-    *others, q_gradient = (torch.zeros_like(x) for x in tensors[:5])
-    _call_over_frames("backward", [*tensors, q_gradient, *others])
-    return others[0], others[1], others[2], others[3], q_gradient
+    gradients = [torch.zeros_like(x) for x in tensors[:5]]
+    _call_over_frames("backward", [*tensors, *gradients])
+    return gradients[0], gradients[1], gradients[2], gradients[3], gradients[4]
 
 
 def _call_over_frames(name: str, tensors: Sequence[Tensor]) -> None:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tinyworlds.nn.attention import KeysAndValues, SpatialAttention, TemporalAttention
-from tinyworlds.nn.feed_forward import SWIGLU, MoE, build_feed_forward
+from tinyworlds.nn.feed_forward import SWIGLU, MoE, SwiGLU, build_feed_forward
+from tinyworlds.nn.inference import is_light, run_blocks
 from tinyworlds.nn.norms import Condition, RMSNorm, norm_for
 from tinyworlds.nn.positions import temporal_positions
 
@@ -137,7 +138,10 @@ class SpaceTimeTransformer(nn.Module):
         if num_blocks < 1:
             raise ValueError(f"num_blocks={num_blocks} must be at least 1")
         self.embed_dim = embed_dim
+        self.num_heads = num_heads
+        self.norm_first = norm == "pre"
         self.temporal = temporal
+        self.condition_dim = condition_dim
         self.blocks = nn.ModuleList(
             Block(
                 embed_dim=embed_dim,
@@ -168,8 +172,11 @@ class SpaceTimeTransformer(nn.Module):
         if timeline is None:
             timeline = Timeline.causal(x.shape[1], x.device, past=0 if past is None else past.frames)
         x = self._at(x, timeline)
-        for index, block in enumerate(self.blocks):
-            x, _ = self._through(block, x, condition, timeline, None if past is None else past.blocks[index])
+        if self._is_light(x):
+            x, _ = self._run(x, condition, timeline, past)
+        else:
+            for index, block in enumerate(self.blocks):
+                x, _ = self._through(block, x, condition, timeline, None if past is None else past.blocks[index])
         return x if self.last_norm is None else self.last_norm(x)
 
     def remember(self, x: Float[Tensor, "B T P E"], condition: Condition | None = None) -> Past:
@@ -180,6 +187,8 @@ class SpaceTimeTransformer(nn.Module):
         """
         timeline = Timeline.causal(x.shape[1], x.device)
         x = self._at(x, timeline)
+        if self._is_light(x):
+            return Past(x.shape[1], self._run(x, condition, timeline, None, remember=True)[1])
         kept: list[KeysAndValues] = []
         *blocks, last = self.blocks
         for block in blocks:
@@ -187,6 +196,42 @@ class SpaceTimeTransformer(nn.Module):
             kept += own
         assert isinstance(last, Block)
         return Past(x.shape[1], (*kept, last.remember(x, condition)))
+
+    def _is_light(self, x: Float[Tensor, "B T P E"]) -> bool:
+        """Whether blocks are run without torch, as `tinyworlds.nn.inference` does."""
+        block = self.blocks[0]
+        assert isinstance(block, Block)
+        return (
+            is_light(x, self.embed_dim // self.num_heads)
+            and isinstance(block.feed_forward.part, SwiGLU)
+            and type(block.spatial.part.out.weight) is nn.Parameter  # and not part of one, as under FSDP
+        )
+
+    def _run(
+        self,
+        x: Float[Tensor, "B T P E"],
+        condition: Condition | None,
+        timeline: Timeline,
+        past: Past | None,
+        *,
+        remember: bool = False,
+    ) -> tuple[Float[Tensor, "B T P E"], tuple[KeysAndValues, ...]]:
+        if condition is None:
+            latents = x.new_zeros(*x.shape[:2], self.condition_dim or 0)
+            condition = Condition(latents, torch.zeros_like(timeline.times, dtype=torch.bool))
+        x, kept = run_blocks(
+            x,
+            list(self.blocks.parameters()),
+            [] if past is None else [tensor for block in past.blocks for tensor in block],
+            timeline.visible,
+            *condition,
+            len(self.blocks),
+            self.num_heads,
+            self.norm_first,
+            self.temporal,
+            remember,
+        )
+        return x, tuple(map(KeysAndValues, kept[::2], kept[1::2]))
 
     def _through(
         self,

@@ -1,0 +1,132 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
+
+from tinyworlds.nn.narrow import WIDTHS
+from tinyworlds.nn.norms import Condition
+from tinyworlds.nn.transformer import SpaceTimeTransformer
+
+from ..conftest import roughened
+
+
+def outputs(model, x, condition, first):
+    """Features of all frames at once; of those after the `first` ones, which are remembered; what is remembered."""
+    if not first:
+        return [model(x, condition)]
+    before, after = slice(first), slice(first, None)
+    past = model.remember(x[:, before], condition and condition.at(before))
+    later = model(x[:, after], condition and condition.at(after), past=past)
+    return [model(x, condition), later, *(tensor for block in past.blocks for tensor in block)]
+
+
+@settings(max_examples=60)
+@given(
+    norm=st.sampled_from(["pre", "post"]),
+    temporal=st.booleans(),
+    condition_dim=st.sampled_from([None, 1, 3]),
+    acted=st.booleans(),
+    heads=st.integers(1, 3),
+    width=st.sampled_from(WIDTHS),
+    hidden_dim=st.integers(2, 40),
+    positions=st.integers(1, 40),
+    frames=st.integers(1, 4),
+    first=st.integers(0, 3),
+    seed=st.integers(0, 2**31),
+)
+def test_without_a_gradient_blocks_compute_what_they_do_with_one(
+    norm, temporal, condition_dim, acted, heads, width, hidden_dim, positions, frames, first, seed
+):
+    torch.manual_seed(seed)
+    model = SpaceTimeTransformer(
+        embed_dim=6 * heads * width,
+        num_heads=6 * heads,
+        hidden_dim=hidden_dim,
+        num_blocks=2,
+        norm=norm,
+        temporal=temporal,
+        condition_dim=condition_dim,
+    )
+    x = torch.randn(2, frames, positions, 6 * heads * width)
+    given_x = x.clone()
+    condition = None
+    if condition_dim and acted:
+        condition = Condition(torch.randn(2, frames, condition_dim), torch.arange(frames) > 0)
+    first = min(first, frames - 1) if temporal else 0
+    expected = outputs(model, x, condition, first)
+    with torch.no_grad():
+        light = model._is_light(x)
+        got = outputs(model, x, condition, first)
+    assert light
+    assert torch.equal(x, given_x)
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one, other.detach(), atol=1e-5, rtol=1e-5)
+
+
+OPTIONS = {"embed_dim": 16, "num_heads": 4, "hidden_dim": 24, "num_blocks": 2, "norm": "post"}
+
+
+def test_large_weights_make_no_difference():
+    """Scores far from 0, gates that are all but shut."""
+    model = roughened(SpaceTimeTransformer(**OPTIONS))
+    for parameter in model.parameters():
+        parameter.data *= 20
+    x = 10 * torch.randn(1, 3, 21, 16)
+    expected = model(x)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), expected.detach(), atol=1e-4, rtol=1e-4)
+
+
+def test_what_is_no_number_does_not_become_one():
+    model, x = SpaceTimeTransformer(**OPTIONS), torch.randn(1, 2, 5, 16)
+    x[0, 1, 3, 7] = torch.nan
+    with torch.no_grad():
+        y = model(x)
+    assert y[:, 0].isfinite().all()
+    assert y[:, 1].isnan().all()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"num_heads": 1},  # wide heads
+        {"feed_forward": {"name": "moe", "num_experts": 2, "top_k": 1, "balance_weight": 0}},
+    ],
+)
+def test_other_blocks_are_left_to_torch(changed):
+    model, x = SpaceTimeTransformer(**(OPTIONS | changed)), torch.randn(1, 2, 5, 16)
+    with torch.no_grad():
+        assert not model._is_light(x)
+        torch.testing.assert_close(model(x), model(x.clone().requires_grad_()).detach())
+
+
+def test_mixed_precision_is_left_to_torch():
+    model, x = SpaceTimeTransformer(**OPTIONS), torch.randn(1, 2, 5, 16)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert not model._is_light(x)
+
+
+def test_without_a_compiler_blocks_are_left_to_torch(no_compiler):
+    model, x = SpaceTimeTransformer(**OPTIONS), torch.randn(1, 2, 5, 16)
+    with torch.no_grad():
+        compiled = model(x)
+        with no_compiler():
+            assert not model._is_light(x)
+            torch.testing.assert_close(model(x), compiled)
+
+
+@pytest.mark.parametrize("condition_dim", [None, 2])
+@pytest.mark.parametrize("temporal", [True, False])
+def test_operations_are_those_that_torch_counts(condition_dim, temporal):
+    model = SpaceTimeTransformer(**OPTIONS, condition_dim=condition_dim, temporal=temporal)
+    x = torch.randn(2, 3, 5, 16)
+    condition = None if condition_dim is None else Condition(torch.randn(2, 3, 2), torch.arange(3) > 0)
+    counts = []
+    for gradient in (True, False):
+        with torch.set_grad_enabled(gradient), FlopCounterMode(display=False) as counter:
+            model(x, condition)
+            if temporal:
+                model.remember(x, condition)
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1]
