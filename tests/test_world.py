@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tinyworlds import World
@@ -100,14 +100,12 @@ def test_an_action_that_there_is_not_is_refused(dynamics, prompts, action):
         world.step(action)
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # nothing changes the dynamics
 @given(height=st.integers(1, 40), width=st.integers(1, 40), length=st.integers(0, 3))
-def test_a_prompt_of_another_size_is_refused(height, width, length):
-    world = object.__new__(World)
-    world.dynamics = type("Sizes", (), {"frame_size": (16, 24)})()
-    if (height, width) == (16, 24) and length:
-        return
+def test_a_prompt_of_another_size_is_refused(dynamics, height, width, length):
+    assume((height, width) != (16, 24) or length == 0)
     with pytest.raises(ValueError, match="this world needs"):
-        world.reset(np.zeros((length, height, width, 3), np.uint8))
+        World(dynamics).reset(np.zeros((length, height, width, 3), np.uint8))
 
 
 def test_stepping_needs_a_reset(dynamics):

@@ -86,14 +86,19 @@ def test_a_token_that_changes_counts_more(dynamics, tokens, actions, masking):
 def test_noise_is_in_the_context_alone(dynamics, tokens):
     """What frames are guessed from is in part the other clip; what is to be guessed is not."""
     clean = dynamics._masked_loss(tokens, tokens.new_zeros(2, 3), torch.Generator().manual_seed(0))[0]
-    seen = []
-    dynamics.remember, remember = lambda *given: seen.append(given[0]) or remember(*given), dynamics.remember
+    embedded = []
+    dynamics.from_latent.register_forward_pre_hook(lambda _, given: embedded.append(given[0]))
     dynamics.context_noise = 1.0
     generator = torch.Generator().manual_seed(0)
     noisy = dynamics._masked_loss(tokens, tokens.new_zeros(2, 3), generator)[0]
-    (context,) = seen
-    assert (context != tokens[:, :-1]).any()
-    assert ((context == tokens[:, :-1]) | (context == tokens[:, :-1].roll(1, dims=0))).all()
+    context, guessed = embedded
+    own = dynamics.video_tokenizer.quantizer.codes(tokens)
+    kept, replaced = ((context == codes[:, :-1]).all(-1) for codes in (own, own.roll(1, dims=0)))
+    assert not kept.all()
+    assert (kept | replaced).all()
+    shown, hidden = ((guessed == codes).all(-1) for codes in (own[:, 1:], dynamics.mask_token))
+    assert shown.any()
+    assert (shown | hidden).all()
     assert noisy != clean
 
 
