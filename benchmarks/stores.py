@@ -16,8 +16,8 @@ from benchmarks import measure
 from benchmarks.report import duration
 from benchmarks.stages import compose_train
 from tinyworlds.command import CONF, build
+from tinyworlds.data.clip_datamodule import ClipDataModule
 from tinyworlds.data.collection import open_frames
-from tinyworlds.data.datamodules import ClipDataModule
 from tinyworlds.data.store import StoreWriter
 from tinyworlds.progress import track
 

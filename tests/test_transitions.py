@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from tinyworlds import World, transitions
+from tinyworlds.data.clip_datamodule import ClipDataModule
 from tinyworlds.data.clips import normalize
-from tinyworlds.data.datamodules import ClipDataModule
 from tinyworlds.metrics import moving, psnr
 from tinyworlds.models import Dynamics
 from tinyworlds.scenes import held_out

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from tinyworlds import control, prediction
 from tinyworlds.checkpoints import newest, training_seconds
 from tinyworlds.command import command
-from tinyworlds.data.datamodules import ClipDataModule
+from tinyworlds.data.clip_datamodule import ClipDataModule
 from tinyworlds.data.settings import check_imagining
 from tinyworlds.data.truth import actions_of
 from tinyworlds.metrics import perplexity

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tinyworlds.checkpoints import RESULT, finished, load_stage, load_tokenizers, write_result
 from tinyworlds.command import build
-from tinyworlds.data.datamodules import ClipDataModule
+from tinyworlds.data.clip_datamodule import ClipDataModule
 from tinyworlds.data.settings import MAX_SEED, check_flag, check_whole
 from tinyworlds.divergence import LAST
 from tinyworlds.models import STAGES, Stage

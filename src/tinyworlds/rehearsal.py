@@ -85,28 +85,17 @@ def rehearse(
         for parameter in stage.parameters():
             if parameter.requires_grad:
                 parameter.register_post_accumulate_grad_hook(ledger.add_gradient)  # type: ignore[no-untyped-call]
-        try:
-            for _ in range(2 if kept_gradients else 1):
-                ledger.begin()
-                _forward_and_backward(stage, clips, ledger, share=share, precision=precision)
-        except (DataDependentOutputException, DynamicOutputShapeException) as error:
-            raise ValueError(
-                f"stage={stage.name} cannot be planned as it is set: how much {error.func} computes depends on the "
-                "frames; leave out stage/feed_forward=moe and stage.usage_weight"
-            ) from None
-        gradients = [parameter.grad for parameter in stage.parameters() if parameter.grad is not None]
-        stepped = optimizer(stage.parameters())
-        stepped.step()
-        update = Ledger([], weights=[], shards=1)
-        with update:  # the second step, which makes no state
-            stepped.step()
+        for _ in range(2 if kept_gradients else 1):
+            ledger.begin()
+            _forward_and_backward(stage, clips, ledger, share=share, precision=precision)
+        state, traffic_of_update = _updated(stage, optimizer)
         return Rehearsal(
             flops=ledger.flops,
             traffic=ledger.traffic,
-            update=update.traffic,
+            update=traffic_of_update,
             weights=nbytes([*stage.parameters(), *stage.buffers()]),
-            gradients=nbytes(gradients),
-            optimizer=nbytes(tree_leaves(list(stepped.state.values()))),
+            gradients=nbytes(parameter.grad for parameter in stage.parameters()),
+            optimizer=state,
             then=ledger.peak,
         )
 
@@ -130,11 +119,27 @@ def _forward_and_backward(
     mixed: AbstractContextManager[Any] = nullcontext()
     if precision == "bf16-mixed":
         mixed = torch.autocast("cpu", torch.bfloat16)
-    with ledger, Average(share):
-        with mixed:
-            loss = stage.training_step(clips, 0)
-        assert isinstance(loss, Tensor)
-        torch.autograd.backward(loss)
+    try:
+        with ledger, Average(share):
+            with mixed:
+                loss = stage.training_step(clips, 0)
+            assert isinstance(loss, Tensor)
+            torch.autograd.backward(loss)
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        raise ValueError(
+            f"stage={stage.name} cannot be planned as it is set: how much {error.func} computes depends on the frames; "
+            "leave out stage/feed_forward=moe and stage.usage_weight"
+        ) from None
+
+
+def _updated(stage: Stage, optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]) -> tuple[int, int]:
+    """Bytes of the state that the optimizer keeps, and those that its step moves."""
+    stepped = optimizer(stage.parameters())
+    stepped.step()
+    update = Ledger([], weights=[], shards=1)
+    with update:  # the second step, which makes no state
+        stepped.step()
+    return nbytes(tree_leaves(list(stepped.state.values()))), update.traffic
 
 
 def _hidden_share(dynamics: Dynamics) -> float:

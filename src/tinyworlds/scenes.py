@@ -8,8 +8,8 @@ from einops import rearrange
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
+from tinyworlds.data.clip_datamodule import ClipDataModule
 from tinyworlds.data.collection import files
-from tinyworlds.data.datamodules import ClipDataModule
 from tinyworlds.models import Dynamics
 
 SCENES = "scenes.png"

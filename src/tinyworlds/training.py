@@ -8,7 +8,7 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from tinyworlds.data.datamodules import ClipDataModule
+from tinyworlds.data.clip_datamodule import ClipDataModule
 from tinyworlds.divergence import LAST
 from tinyworlds.interruption import Interrupted
 from tinyworlds.last_checkpoint import LastCheckpoint, take_back

@@ -9,8 +9,8 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 from torchmetrics.image import StructuralSimilarityIndexMeasure
 
+from tinyworlds.data.clip_datamodule import ClipDataModule
 from tinyworlds.data.clips import Clips, normalize
-from tinyworlds.data.datamodules import ClipDataModule
 from tinyworlds.metrics import CodeUsage, MovingPSNR, moving_since_last
 from tinyworlds.models.stage import as_pictures, validation_psnr
 from tinyworlds.probe import Probe

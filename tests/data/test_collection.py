@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from tinyworlds.command import build
 from tinyworlds.data import collection
+from tinyworlds.data.clip_datamodule import ClipDataModule
 from tinyworlds.data.clips import Clips, split_spans
 from tinyworlds.data.collection import MAX_OPEN, Collection, files, open_frames, short_name
-from tinyworlds.data.datamodules import ClipDataModule, Video
+from tinyworlds.data.datamodules import Video
 from tinyworlds.data.loader import OwnBatches, ShuffledOrder
 from tinyworlds.data.store import FrameStore, StoreWriter
 from tinyworlds.data.truth import actions_of

@@ -10,7 +10,8 @@ from hydra import compose, initialize_config_dir
 from lightning import LightningModule, Trainer
 
 from tinyworlds.command import CONF, build
-from tinyworlds.data.datamodules import ClipDataModule, Video
+from tinyworlds.data.clip_datamodule import ClipDataModule
+from tinyworlds.data.datamodules import Video
 from tinyworlds.data.store import FrameStore, StoreWriter
 
 from .conftest import WriteStore, extraction, numbered_frames, numbers_of

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from tinyworlds.data.clip_datamodule import ClipDataModule
 from tinyworlds.data.contents import content_digest
-from tinyworlds.data.datamodules import ClipDataModule
 from tinyworlds.data.store import FrameStore, StoreWriter
 from tinyworlds.data.token_cache import ClipTokens
 from tinyworlds.models import ActionTokenizer, VideoTokenizer

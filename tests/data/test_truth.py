@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tinyworlds.data.datamodules import ClipDataModule
+from tinyworlds.data.clip_datamodule import ClipDataModule
 from tinyworlds.data.truth import true_actions
 
 from .conftest import WriteStore

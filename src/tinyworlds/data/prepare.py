@@ -3,7 +3,7 @@
 from omegaconf import DictConfig
 
 from tinyworlds.command import build, command
-from tinyworlds.data.datamodules import ClipDataModule
+from tinyworlds.data.clip_datamodule import ClipDataModule
 
 
 @command("prepare")

@@ -4,7 +4,7 @@ from omegaconf import DictConfig
 
 from tinyworlds.checkpoints import load_tokenizers
 from tinyworlds.command import build, command
-from tinyworlds.data.datamodules import ClipDataModule
+from tinyworlds.data.clip_datamodule import ClipDataModule
 from tinyworlds.data.settings import check_whole
 
 
