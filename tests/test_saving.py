@@ -1,3 +1,4 @@
+import contextlib
 import os
 import random
 import select
@@ -8,12 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning import Trainer
 
 from tinyworlds.checkpoints import load_stage
+from tinyworlds.last_checkpoint import LastCheckpoint
 from tinyworlds.models import Dynamics
 from tinyworlds.saving import WholeFiles, discard_unfinished
 
-from .processes import end_of, start
+from .processes import end_of, in_a_child, start
+from .test_resume import SMALL, train
 
 KILLS = 50
 
@@ -87,3 +91,33 @@ def test_on_a_full_or_read_only_disk_the_last_good_checkpoint_stays(small_disk, 
     with pytest.raises(ValueError, match=rf"{path} could not be written: Read-only file system; the one that was"):
         WholeFiles().save_checkpoint(checkpoint(dynamics, 3), path)
     assert number_in(path) == 1
+
+
+@pytest.mark.slow
+def test_a_run_whose_disk_gets_full_ends_with_a_sentence(small_disk, small_store, capfd, monkeypatch):
+    """After its first checkpoint: a picture finds no room."""
+    options = [
+        "stage=action_tokenizer",
+        "data=video",
+        f"data.path={small_store}",
+        "trainer=cpu",
+        "trainer.max_steps=8",
+        "validations=1",
+        "callbacks.last.every_n_steps=4",
+        *SMALL["action_tokenizer"],
+    ]
+    save = LastCheckpoint._save
+
+    def saving(self: LastCheckpoint, trainer: Trainer) -> None:
+        save(self, trainer)
+        with contextlib.suppress(OSError), (small_disk / "more").open("wb", 0) as file:
+            while True:
+                file.write(bytes(1024))
+
+    monkeypatch.setattr(LastCheckpoint, "_save", saving)
+    assert in_a_child(lambda: train(*options, f"runs_dir={small_disk}")) == 1
+    said = capfd.readouterr().err
+    (folder,) = small_disk.glob("video/*/*")
+    assert said.startswith("error: ")
+    assert said.endswith(f"No space left on device; the last good checkpoint is {folder}/last.ckpt\n")
+    assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 4

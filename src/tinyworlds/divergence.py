@@ -16,6 +16,12 @@ LAST = "last.ckpt"
 CLIPS_NAMED = 8
 
 
+def last_good(folder: Path) -> str:
+    """What there is in a run's `folder` to go on from, in words."""
+    last = folder / LAST
+    return f"the last good checkpoint is {last}" if last.exists() else "there is no good checkpoint yet"
+
+
 class _Step(NamedTuple):
     step: int
     epoch: int
@@ -75,9 +81,7 @@ class Divergence(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         frames = data.first_frames(taken.epoch, taken.batch)
         named = ", ".join(map(str, frames[:CLIPS_NAMED])) + (", …" if len(frames) > CLIPS_NAMED else "")
-        last = Path(trainer.default_root_dir, LAST)
-        good = f"the last good checkpoint is {last}" if last.exists() else "there is no good checkpoint yet"
         raise ValueError(
             f"{what} at step {taken.step}, on the batch of {len(frames)} clips that begin at the frames {named} of "
-            f"{data.path}: {good}; lower optimizer.lr or trainer.gradient_clip_val"
+            f"{data.path}: {last_good(Path(trainer.default_root_dir))}; lower optimizer.lr or trainer.gradient_clip_val"
         )

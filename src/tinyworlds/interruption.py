@@ -1,12 +1,12 @@
 """Signals that end a training run: noted at once, obeyed between two batches, when nothing is half done."""
 
-import contextlib
 import os
 import signal
 import subprocess
 import threading
 from types import FrameType
 
+import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Trainer
 
@@ -49,13 +49,12 @@ class Interruption:
         self._noted = signal.Signals(number)
 
     def agreed(self, trainer: Trainer) -> Interrupted | None:
-        """What ends the run now, on all processes alike, or None."""
-        noted = self._noted
+        """What ends the run now, on all processes alike, though it may have come to one alone; or None."""
+        number = int(self._noted or 0)
         if trainer.world_size > 1:
-            # The others know that there is a signal, not which.
-            any_noted = trainer.strategy.reduce_boolean_decision(noted is not None, all=False)
-            noted = (noted or signal.SIGTERM) if any_noted else None
-        return None if noted is None else Interrupted(noted, first=trainer.is_global_zero)
+            own = torch.tensor(number, device=trainer.strategy.root_device)
+            number = int(trainer.strategy.reduce(own, reduce_op="max"))
+        return Interrupted(signal.Signals(number), first=trainer.is_global_zero) if number else None
 
     def requeue(self, interrupted: Interrupted) -> None:
         """Have SLURM run the job again, if the signal was the one that asks for it."""
@@ -63,5 +62,7 @@ class Interruption:
             return
         array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
         job = f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
-        with contextlib.suppress(FileNotFoundError):
-            subprocess.run(["scontrol", "requeue", job], check=False)
+        try:
+            subprocess.run(["scontrol", "requeue", job], check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            print(f"SLURM will not run job {job} again, submit it once more: {error}", flush=True)

@@ -37,7 +37,7 @@ from tinyworlds.runs import (
     unfinished,
 )
 from tinyworlds.trainer import build_trainer
-from tinyworlds.training import fit, memory_explained, outcome
+from tinyworlds.training import fit, memory_explained, outcome, writing_explained
 
 RESUMED = "TINYWORLDS_RESUMED"
 """Environment variable by which the processes that Lightning starts learn what the first one resumes."""
@@ -91,7 +91,7 @@ def train_all(config: DictConfig, resumed: Path | None) -> float:
     for stage in todo:
         trainer_for(compose("train", [*task, f"stage={stage}", "run_dir=none"]))  # typing errors cost no training
     loss = float("nan")
-    with continued(record) if resumed else claimed(record) as record:
+    with continued(record) if resumed else claimed(record) as record, writing_explained(record):
         if resumed:
             check_same(record, config)
         else:
@@ -118,7 +118,7 @@ def train(config: DictConfig, stage: str, *, resumed: bool = False, record: Path
         best, loss = finished(folder)
         print(f"{stage}: has finished, {best}", flush=True)
         return best, loss
-    with continued(folder) if resumed else claimed(folder) as folder:
+    with continued(folder) if resumed else claimed(folder) as folder, writing_explained(folder):
         config.run_dir = str(folder)
         if resumed:
             check_same(folder, config)

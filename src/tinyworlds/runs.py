@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -10,8 +11,11 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from tinyworlds.checkpoints import RESULT
+from tinyworlds.data.collection import short_name
 from tinyworlds.divergence import LAST
 from tinyworlds.media import replacing
 
@@ -23,6 +27,7 @@ MAY_DIFFER = (
     "runs_dir",
     "data_dir",
     "data.num_workers",
+    "data.copies",
     "logger",
     "callbacks.checkpoint.dirpath",
     "callbacks.last.every_n_steps",
@@ -33,7 +38,10 @@ MAY_DIFFER = (
     "trainer.strategy",
     "activation_checkpointing",
 )
-"""Options, with all below them, that change nothing of what a run learns."""
+"""Options, with all below them, that change nothing of what a run learns but how it is rounded: ``precision=auto``
+follows the accelerator."""
+MAX_NAMES = 1000
+"""So many are tried where a run's folder can't be made."""
 PROCESSES = ("trainer.devices", "trainer.num_nodes")
 """Where these differ, so may the batch size of a process: the loader sees to it that all batches together do not."""
 
@@ -45,7 +53,11 @@ def first_process() -> bool:
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[Path]:
-    """A new run's folder, this process's alone: `folder`, or the next free name where that is another's."""
+    """A new run's folder, this process's alone: `folder`, or the next free name where that is another's.
+
+    Raises:
+        ValueError: it can't be made or written to.
+    """
     if not first_process():  # the first process does it for all
         yield folder
         return
@@ -54,9 +66,10 @@ def claimed(folder: Path) -> Iterator[Path]:
         try:
             candidate.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ValueError(
-                f"the run's folder {candidate} can't be made: {error.strerror}; choose runs_dir="
-            ) from None
+            # It, or the one above, may just have been removed by a process that was refused there.
+            if isinstance(error, FileNotFoundError | FileExistsError) and number < MAX_NAMES:
+                continue
+            raise ValueError(f"the run's folder {folder} can't be made: {error.strerror}; choose runs_dir=") from None
         with _locked(candidate) as free:
             if free and not (candidate / CONFIG).exists():
                 try:
@@ -72,7 +85,7 @@ def continued(folder: Path) -> Iterator[Path]:
     """The folder of a run that goes on, this process's alone.
 
     Raises:
-        ValueError: another process is training there.
+        ValueError: another process is training there, or it can't be written to.
     """
     with _locked(folder) if first_process() else contextlib.nullcontext(True) as free:
         if not free:
@@ -84,9 +97,20 @@ def continued(folder: Path) -> Iterator[Path]:
 def _locked(folder: Path) -> Iterator[bool]:
     """Whether the folder could be locked; the system unlocks it when the process ends, however it does.
 
-    Where the file system has no locks every folder passes for free.
+    Where the file system has no locks every folder passes for free. One that another process removes meanwhile does
+    not.
+
+    Raises:
+        ValueError: it can't be written to.
     """
-    with (folder / LOCK).open("a") as file:
+    try:
+        file = (folder / LOCK).open("a")
+    except FileNotFoundError:
+        yield False
+        return
+    except OSError as error:
+        raise ValueError(f"the run's folder {folder} can't be written to: {error.strerror}") from None
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -94,7 +118,7 @@ def _locked(folder: Path) -> Iterator[bool]:
             return
         except OSError:
             pass
-        yield True
+        yield os.fstat(file.fileno()).st_nlink > 0
 
 
 def save_config(config: DictConfig, folder: Path) -> None:
@@ -106,21 +130,30 @@ def save_config(config: DictConfig, folder: Path) -> None:
 
 def unfinished(runs: Path, config: DictConfig, *, needs: str) -> Path | None:
     """The newest run in `runs`, members of sweeps included, of this `config` that has not finished and has the file
-    `needs`, and that no other job is training."""
+    `needs`, and that no other job is training. What can't be read or written to is passed over."""
     for folder in sorted(
         (path.parent for path in (*runs.glob(f"*/{CONFIG}"), *runs.glob(f"*/*/{CONFIG}"))), reverse=True
     ):
-        if (folder / RESULT).exists() or not (folder / needs).exists() or differences(folder, config):
-            continue
-        with _locked(folder) if first_process() else contextlib.nullcontext(True) as free:
-            if free:  # to the other processes of a job it is not: the first may have locked it already
-                return folder
+        with contextlib.suppress(ValueError, OSError):
+            if (folder / RESULT).exists() or not (folder / needs).exists() or differences(folder, config):
+                continue
+            with _locked(folder) if first_process() else contextlib.nullcontext(True) as free:
+                if free:  # to the other processes of a job it is not: the first may have locked it already
+                    return folder
     return None
 
 
 def differences(folder: Path, config: DictConfig) -> list[str]:
-    """The options that matter in which a run's config differs from `config`, as ``key=there, here other``."""
-    there, here = (_flat(OmegaConf.to_container(c, resolve=True)) for c in (OmegaConf.load(folder / CONFIG), config))
+    """The options that matter in which a run's config differs from `config`, as ``key=there, here other``.
+
+    Raises:
+        ValueError: the run's is damaged.
+    """
+    here = _flat(OmegaConf.to_container(config, resolve=True))
+    try:
+        there = _flat(OmegaConf.to_container(OmegaConf.load(folder / CONFIG), resolve=True))
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException):
+        raise ValueError(f"{folder / CONFIG} can't be read, or is no config of a run") from None
     ignored: tuple[str, ...] = MAY_DIFFER
     if any(there.get(key) != here.get(key) for key in {*there, *here} if _is_below(key, PROCESSES)):
         ignored += (*PROCESSES, "data.batch_size")
@@ -131,6 +164,8 @@ def differences(folder: Path, config: DictConfig) -> list[str]:
         and not _is_below(key, ignored)
         # Tokenizers that are not given are chosen when the run begins, and noted.
         and not (key in ("video_tokenizer", "action_tokenizer") and here.get(key) is None)
+        # The same store may lie elsewhere now.
+        and not (key == "data.path" and short_name(str(there.get(key))) == short_name(str(here.get(key))))
     ]
 
 
@@ -165,8 +200,8 @@ def run_folder(path: str, *, record: Path | None) -> Path:
             f"resume={path}: there is no {folder / CONFIG}: name the folder of a run, or its {LAST}"
         )
     if record is not None:
-        beside = record.parent.absolute()
-        inside = folder.absolute().relative_to(beside).parts[1:] if folder.absolute().is_relative_to(beside) else ()
+        beside, given = record.parent.resolve(), folder.resolve()
+        inside = given.relative_to(beside).parts[1:] if given.is_relative_to(beside) else ()
         folder = record.joinpath(*inside)
         if not (folder / CONFIG).is_file():
             raise ValueError(f"resume={path}: this is no unfinished run of stage=all: name the stage as well")

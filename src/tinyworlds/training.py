@@ -1,5 +1,6 @@
 """Running the trainer: from where, and what is said when it ends before its time."""
 
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,12 +10,15 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from tinyworlds.data.clip_datamodule import ClipDataModule
-from tinyworlds.divergence import LAST
+from tinyworlds.divergence import LAST, last_good
 from tinyworlds.interruption import Interrupted
 from tinyworlds.last_checkpoint import LastCheckpoint, take_back
 from tinyworlds.models import Stage
 from tinyworlds.processes import ending_together
 from tinyworlds.saving import discard_unfinished
+
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+"""Errors of a disk that is full or may not be written to."""
 
 
 def fit(trainer: Trainer, model: Stage, data: ClipDataModule, *, resumed: bool, again: Callable[[], str]) -> None:
@@ -57,6 +61,22 @@ def outcome(trainer: Trainer) -> tuple[str, float, float]:
     if best.best_model_score is None:
         raise ValueError("the run ended before its first validation, so nothing was kept: lower validations or steps")
     return Path(best.best_model_path).name, float(best.best_model_score), last.seconds
+
+
+@contextmanager
+def writing_explained(folder: Path) -> Iterator[None]:
+    """Say what is left of a run where its `folder` can't be written to any more.
+
+    Raises:
+        ValueError: it can't.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        what = f"{error.filename or folder} could not be written: {error.strerror}"
+        raise ValueError(f"{what}; {last_good(folder)}") from None
 
 
 @contextmanager
