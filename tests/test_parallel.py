@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -111,10 +112,13 @@ def same_layout(one: object, other: object) -> bool:
     return type(one) is type(other)
 
 
-def begun(folder: Path, *options: str) -> tuple[subprocess.Popen[str], Path]:
+def begun(
+    folder: Path, *options: str, start: Callable[..., list[str]] | None = None
+) -> tuple[subprocess.Popen[str], Path]:
     """A run of a video tokenizer in a process of its own, once it has written a checkpoint."""
     before = {path: path.stat().st_mtime_ns for path in folder.glob(CHECKPOINTS)}
-    process = subprocess.Popen(command(*options), cwd=folder, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    words = (start or command)(*options)
+    process = subprocess.Popen(words, cwd=folder, stderr=subprocess.PIPE, text=True, start_new_session=True)
     until = time.monotonic() + 180
     while not (new := [path for path in folder.glob(CHECKPOINTS) if path.stat().st_mtime_ns != before.get(path)]):
         assert process.poll() is None, process.stderr and process.stderr.read()
@@ -156,7 +160,7 @@ def test_a_run_goes_on_with_other_processes(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("strategy", "victim"), [("ddp", 1), ("fsdp", 0)])
+@pytest.mark.parametrize(("strategy", "victim"), [("ddp", 0), ("ddp", 1), ("fsdp", 0)])
 def test_the_end_of_one_process_ends_the_other_with_a_sentence(tmp_path, strategy, victim):
     options = (f"data.path={record(tmp_path / 'square.h5')}", "trainer.max_steps=100000")
     process, _ = begun(tmp_path, *options, *TWO, f"trainer={strategy}")
@@ -168,3 +172,46 @@ def test_the_end_of_one_process_ends_the_other_with_a_sentence(tmp_path, strateg
     assert said.count("error: ") == 1
     assert "of the processes that train together ended" in said or "of those that train together ended" in said
     assert "Traceback" not in said
+
+
+def together(*options: str) -> list[str]:
+    """What of its own accord starts two processes that train."""
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *command(*options)[1:]]
+
+
+@pytest.mark.slow
+def test_processes_of_torchrun_begin_the_same_and_end_with_it(tmp_path):
+    """While another job trains the run that they look for, of which only the first of them knows; then without it."""
+    options = (f"data.path={record(tmp_path / 'square.h5')}", "trainer.max_steps=100000", *TWO, "trainer=ddp")
+    process, folder = begun(tmp_path, *options)
+    os.killpg(process.pid, signal.SIGSTOP)
+    second = subprocess.run(
+        together(*options, "resume=auto"), cwd=tmp_path, check=False, timeout=180, stderr=subprocess.PIPE, text=True
+    )
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert second.returncode == 1
+    assert "error: resume: the first of the processes would train video_tokenizer anew, and others" in second.stderr
+    third, again = begun(tmp_path, *options, "resume=auto", start=together)
+    assert again == folder
+    third.kill()
+    _, said = third.communicate(timeout=60)  # the pipe ends when all have
+    assert "error: the process that started process" in said
+
+
+@pytest.mark.slow
+def test_processes_go_on_without_the_shell_that_they_were_started_from(tmp_path):
+    """It ends while they train the first of the stages; the first process has started the others, and is theirs."""
+    options = (f"data.path={record(tmp_path / 'square.h5')}", *TWO, "trainer=fsdp", "trainer.max_steps=200")
+    words = [word for word in command(*options) if not word.startswith("stage=")]
+    shell = subprocess.Popen(
+        ["sh", "-c", '"$@" & read line', "sh", *words], cwd=tmp_path, stdin=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    until = time.monotonic() + 180
+    while not list(tmp_path.glob(CHECKPOINTS)):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    _, said = shell.communicate(timeout=180)  # nothing for the shell to read; the pipe ends when all have
+    assert shell.returncode == 1
+    assert b"error" not in said
+    assert len(list(tmp_path.glob("runs/video/*/*/result.json"))) == len(STAGES)

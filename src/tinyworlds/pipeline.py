@@ -131,7 +131,7 @@ def train(config: DictConfig, stage: str, *, resumed: bool = False, record: Path
         print(f"{stage}: {trained:,} parameters, {folder}{', resumed' if resumed else ''}", flush=True)
         fit(trainer, model, data, resumed=resumed, again=lambda: command_line(resume=record or folder))
         name, loss, seconds = outcome(trainer)
-        best = folder / name
+        best = Path(trainer.strategy.broadcast(str(folder)), name)  # others may have thought of another
         if first_process():
             write_result(
                 folder,

@@ -9,9 +9,13 @@ from subprocess import TimeoutExpired
 from typing import Any
 
 import lightning
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.pytorch.callbacks import Callback
 from torch.distributed import DistError
 
 PARENT = os.getppid()
+STARTER = "TINYWORLDS_STARTER"
+"""Environment variable by which the processes that Lightning starts learn which one did."""
 SECONDS_BETWEEN_LOOKS = 2.0
 
 
@@ -20,7 +24,7 @@ def ending_together(trainer: lightning.Trainer) -> Iterator[None]:
     """Within, the end of one process of `trainer` ends the others within seconds, each with a sentence.
 
     Lightning's launcher watches the processes that it started; here these watch the one that started them, which
-    NCCL would have them wait for. Gloo tells all others at once.
+    NCCL would have them wait for, as do torchrun's. Gloo tells all others at once.
 
     Raises:
         ValueError: another process ended.
@@ -29,8 +33,8 @@ def ending_together(trainer: lightning.Trainer) -> Iterator[None]:
         yield
         return
     finished = threading.Event()
-    if trainer.strategy.launcher is None:
-        threading.Thread(target=_watch_parent, args=(trainer.global_rank, finished), daemon=True).start()
+    if (parent := _starter(trainer)) is not None:
+        threading.Thread(target=_watch, args=(parent, trainer.global_rank, finished), daemon=True).start()
     try:
         yield
     except RuntimeError as error:
@@ -53,8 +57,42 @@ def _what_ended(launcher: Any) -> str:
     return f"{ended}, so this one did too; its own message, if it left one, stands above"
 
 
-def _watch_parent(rank: int, finished: threading.Event) -> None:
+def _starter(trainer: lightning.Trainer) -> int | None:
+    """The number of the process that started this one to train with others; a shell, which may be left, is none."""
+    environment = trainer._accelerator_connector.cluster_environment
+    assert environment is not None
+    if isinstance(environment, TorchElasticEnvironment):
+        return PARENT
+    if not environment.creates_processes_externally:
+        os.environ[STARTER] = str(os.getpid())
+    starter = int(os.environ.get(STARTER, os.getpid()))
+    return None if starter == os.getpid() else starter
+
+
+def _watch(parent: int, rank: int, finished: threading.Event) -> None:
     while not finished.wait(SECONDS_BETWEEN_LOOKS):
-        if os.getppid() != PARENT:
+        if os.getppid() != parent:
             print(f"error: the process that started process {rank} ended, so this one did too", file=sys.stderr)
             os._exit(1)
+
+
+class SameBeginning(Callback):
+    """Refuses to train unless all processes would begin the same, which `beginning` names.
+
+    Those that something else started chose each by itself what to resume, and only the first knows which runs are being
+    trained.
+
+    Raises:
+        ValueError: they would not.
+    """
+
+    def __init__(self, beginning: str) -> None:
+        self._beginning = beginning
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        first = trainer.strategy.broadcast(self._beginning)
+        if not trainer.strategy.reduce_boolean_decision(self._beginning == first):
+            raise ValueError(
+                f"resume: the first of the processes would train {first}, and others would not; name the folder of the "
+                "run to all, or begin anew without resume"
+            )

@@ -14,7 +14,7 @@ from tinyworlds.divergence import LAST, last_good
 from tinyworlds.interruption import Interrupted
 from tinyworlds.last_checkpoint import LastCheckpoint, take_back
 from tinyworlds.models import Stage
-from tinyworlds.processes import ending_together
+from tinyworlds.processes import SameBeginning, ending_together
 from tinyworlds.saving import discard_unfinished
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
@@ -33,9 +33,12 @@ def fit(trainer: Trainer, model: Stage, data: ClipDataModule, *, resumed: bool, 
         discard_unfinished(folder)
         if not last.exists():
             take_back(folder, {})
+    checkpoint = last if resumed and last.exists() else None
+    beginning = f"{model.name} {f'from {checkpoint}' if checkpoint else 'anew'}"
+    trainer.callbacks.append(SameBeginning(beginning))  # type: ignore[attr-defined]
     try:
         with ending_together(trainer):
-            trainer.fit(model, data, ckpt_path=last if resumed and last.exists() else None, weights_only=True)
+            trainer.fit(model, data, ckpt_path=checkpoint, weights_only=True)
     except Interrupted as stop:
         if trainer.is_global_zero:
             saved = f"{last} is saved" if last.exists() else "nothing was done yet"
