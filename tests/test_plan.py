@@ -204,3 +204,9 @@ def test_seven_billion_parameters_are_planned_without_memory(planned):
     # Six operations a parameter and token make an update; more where clean frames come along, and what is recomputed.
     assert 6 < made["flops"] / made["trained"] / made["tokens_per_step"] < 6 * 2 * 4 / 3 + 2
     assert 10 < made["days"] < 1000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [["size=small"], ["size=base"], ["size=1b", "gpus=32"]])
+def test_smaller_sizes_fit_where_they_are_said_to(planned, options):
+    assert planned(*options, "device=h100")["fits"]
