@@ -159,12 +159,12 @@ class Bench:
                 drop_last=True,
             )
             calls: Calls = {
-                "ours": lambda: exhaust(ours),
-                "normalized": lambda: exhaust(data.on_after_batch_transfer(clips.to(self.device), 0) for clips in ours),
+                "uint8": lambda: exhaust(ours),
+                "ours": lambda: exhaust(data.on_after_batch_transfer(clips.to(self.device), 0) for clips in ours),
                 "plain": lambda: exhaust(clips.to(self.device) for clips in theirs),
             }
             epochs = measure.in_turn(calls, rounds=self.config.rounds, device=self.device, label="clips")
-        batches = {"ours": len(ours), "normalized": len(ours), "plain": len(theirs)}
+        batches = {"uint8": len(ours), "ours": len(ours), "plain": len(theirs)}
         each = {name: seconds / (batches[name] * batch_size) for name, seconds in epochs.items()}
         self._note("clips", ours=each["ours"], plain=each["plain"])
         self.results["clips_per_second"] = {name: round(1 / seconds, 1) for name, seconds in each.items()}

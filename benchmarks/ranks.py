@@ -144,7 +144,7 @@ def main() -> None:
     rows = [[d.stage, d.strategy, f"{d.training:.1e}", f"{d.validation:.1e}"] for d in found]
     head = ["stage", "strategy", "training loss apart by", "validation loss apart by"]
     measure.write_section(PAGE, EQUALITY, f"{where}; 20 steps.\n\n{measure.table(head, rows)}")
-    measure.write_section(PAGE, MEMORY, f"{where}, 1 thread.\n\n{memory_table()}")
+    measure.write_section(PAGE, MEMORY, f"{where}, {machine['threads']} thread(s).\n\n{memory_table()}")
     print(f"wrote the tables in {PAGE}")
 
 

@@ -8,10 +8,10 @@ PARTS = {
     "video_tokenizer_step": "training step, video tokenizer",
     "action_tokenizer_step": "training step, action tokenizer",
     "dynamics_step": "training step, dynamics, tokenizing in every step",
-    "dynamics_step_cached": "training step, dynamics, tokens read from a cache (plain: tokenizing)",
+    "dynamics_step_cached": "training step, dynamics, on ready tokens (plain: tokenizing)",
     "play_context_4": "one played frame, window of 4 frames",
     "play_context_16": "one played frame, window of 16 frames",
-    "clips": "one clip of 16 frames out of the loader, 2 workers",
+    "clips": "one clip of 16 frames out of the data module, as floats, 2 workers",
 }
 
 
@@ -55,12 +55,12 @@ def others(results: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"- Playing: {played}; the `laptop` world {results['laptop_frames_per_second']:.1f} frames/s.",
-            f"- Clips a second: {clips['ours']:.0f} as uint8, which the device turns into floats; with that "
-            f"{clips['normalized']:.0f}; plain, whose workers make floats of frames in memory, {clips['plain']:.0f}.",
+            f"- Clips a second: {clips['ours']:.0f} floats, which the device makes of {clips['uint8']:.0f} as uint8; "
+            f"plain, whose workers make floats of frames in memory, {clips['plain']:.0f}.",
             f"- A store of 1,000,000 frames: {results['open_1m_frames_seconds']:.2f} s and "
             f"{results['open_1m_frames_mb']:.0f} MB to open it and read a shuffled batch.",
             f"- Products of large matrices run at {results['matmul_gflops']:.0f} GFLOP/s; the share of that which ours "
-            "reaches stands in brackets.",
+            "reaches, counting what is recomputed or masked in attention, stands in brackets.",
         ]
     )
 
