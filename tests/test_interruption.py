@@ -8,6 +8,7 @@ import torch.multiprocessing as mp
 from lightning import Trainer
 
 from tinyworlds.interruption import Interruption
+from tinyworlds.processes import starts_others
 
 JOB = {"NTASKS": "2", "JOB_ID": "77", "JOB_NAME": "train", "NODEID": "0", "NTASKS_PER_NODE": "2"}
 
@@ -19,6 +20,7 @@ def a_task(rank: int, folder: Path) -> None:
     os.environ["PATH"] = str(folder)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_checkpointing=False)
+    assert not starts_others(trainer)
     interruption = Interruption()
     interruption.watch(trainer)
     assert interruption.agreed(trainer) is None

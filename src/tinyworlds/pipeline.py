@@ -24,6 +24,7 @@ from tinyworlds.models import STAGES, Stage
 from tinyworlds.models.description import check_limits
 from tinyworlds.models.stage import METRIC
 from tinyworlds.optim import Optimization
+from tinyworlds.processes import starts_others
 from tinyworlds.runs import (
     CONFIG,
     LOCK,
@@ -167,8 +168,7 @@ def prepared(config: DictConfig, stage: str) -> tuple[lightning.Trainer, Stage, 
 def trainer_for(config: DictConfig) -> lightning.Trainer:
     """The trainer; refused where members of a sweep would start processes, which know the sweep but not the member."""
     trainer = build_trainer(config)
-    sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-    if sweep and trainer.world_size > 1 and trainer.strategy.launcher is not None:
+    if HydraConfig.get().mode == RunMode.MULTIRUN and starts_others(trainer):
         raise ValueError(
             f"trainer.devices={config.trainer.devices}: members of a sweep (-m) start no processes of their own; give "
             "trainer.devices=1, or have them started: hydra/launcher=slurm hydra.launcher.tasks_per_node="

@@ -47,6 +47,12 @@ def ending_together(trainer: lightning.Trainer) -> Iterator[None]:
     trainer.strategy.barrier()
 
 
+def starts_others(trainer: lightning.Trainer) -> bool:
+    """Whether this process will start those that train with it: nothing else has."""
+    environment = trainer._accelerator_connector.cluster_environment
+    return trainer.world_size > 1 and environment is not None and not environment.creates_processes_externally
+
+
 def _what_ended(launcher: Any) -> str:
     ended = "another of the processes that train together ended"
     for rank, process in enumerate(getattr(launcher, "procs", []), start=1):
@@ -59,11 +65,9 @@ def _what_ended(launcher: Any) -> str:
 
 def _starter(trainer: lightning.Trainer) -> int | None:
     """The number of the process that started this one to train with others; a shell, which may be left, is none."""
-    environment = trainer._accelerator_connector.cluster_environment
-    assert environment is not None
-    if isinstance(environment, TorchElasticEnvironment):
+    if isinstance(trainer._accelerator_connector.cluster_environment, TorchElasticEnvironment):
         return PARENT
-    if not environment.creates_processes_externally:
+    if starts_others(trainer):
         os.environ[STARTER] = str(os.getpid())
     starter = int(os.environ.get(STARTER, os.getpid()))
     return None if starter == os.getpid() else starter
