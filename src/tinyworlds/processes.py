@@ -76,8 +76,10 @@ def _starter(trainer: lightning.Trainer) -> int | None:
 def _watch(parent: int, rank: int, finished: threading.Event) -> None:
     while not finished.wait(SECONDS_BETWEEN_LOOKS):
         if os.getppid() != parent:
-            print(f"error: the process that started process {rank} ended, so this one did too", file=sys.stderr)
-            os._exit(1)
+            try:
+                print(f"error: the process that started process {rank} ended, so this one did too", file=sys.stderr)
+            finally:  # it may have been the reader
+                os._exit(1)
 
 
 class SameBeginning(Callback):
