@@ -26,7 +26,7 @@ from tinyworlds import World
 from tinyworlds.command import build, command
 from tinyworlds.data.clips import normalize
 from tinyworlds.data.settings import check_device, check_whole
-from tinyworlds.devices import allow_tf32
+from tinyworlds.devices import allow_tf32, keep_freed_memory
 from tinyworlds.media import replacing
 from tinyworlds.models import Dynamics
 
@@ -53,6 +53,7 @@ def main(config: DictConfig) -> None:
     page, section = Path(config.page), f"bench on {config.device}"
     measure.check_section(page, section)
     allow_tf32(config.device)
+    keep_freed_memory()
     torch.manual_seed(0)
     results = Bench(config).run()
     with replacing(config.results) as unfinished:

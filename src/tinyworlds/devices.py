@@ -1,6 +1,26 @@
 """How torch computes on a device."""
 
+import contextlib
+import ctypes
+
 import torch
+
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
+"""Of glibc's mallopt(3): from how many free bytes on they are given back, and from how many on they always are."""
+LARGEST_THRESHOLD = 32 * 2**20
+"""As much as glibc allows for the second."""
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep what torch frees on the CPU for what it makes next, in the whole process.
+
+    Without this the large tensors of every training step are new memory, and the system takes longer to hand out its
+    pages than a small model to fill them. Does nothing where the C library is not glibc.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(MMAP_THRESHOLD, LARGEST_THRESHOLD)
 
 
 def allow_tf32(device: str | torch.device) -> None:

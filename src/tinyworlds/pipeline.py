@@ -19,6 +19,7 @@ from tinyworlds.checkpoints import RESULT, finished, load_stage, load_tokenizers
 from tinyworlds.command import build
 from tinyworlds.data.clip_datamodule import ClipDataModule
 from tinyworlds.data.settings import MAX_SEED, check_flag, check_whole
+from tinyworlds.devices import keep_freed_memory
 from tinyworlds.divergence import LAST
 from tinyworlds.models import STAGES, Stage
 from tinyworlds.models.description import check_limits
@@ -61,6 +62,7 @@ for doubt in (
 def run(config: DictConfig) -> float:
     """Train as conf/train.yaml says; the best validation loss of the last stage trained."""
     chosen = HydraConfig.get().runtime.choices["stage"]
+    keep_freed_memory()
     if config.resume is not None or not first_process():
         discard(Path(HydraConfig.get().runtime.output_dir))  # what begins anew makes it again
     folder = folder_to_resume(config, chosen)

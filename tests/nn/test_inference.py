@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from tinyworlds.nn.narrow import WIDTHS
+from tinyworlds.nn.inference import LARGEST, WIDTHS
 from tinyworlds.nn.norms import Condition
 from tinyworlds.nn.transformer import SpaceTimeTransformer
 
@@ -27,7 +27,7 @@ def outputs(model, x, condition, first):
     temporal=st.booleans(),
     condition_dim=st.sampled_from([None, 1, 3]),
     acted=st.booleans(),
-    heads=st.integers(1, 3),
+    heads=st.integers(3, 6),
     width=st.sampled_from(WIDTHS),
     hidden_dim=st.integers(2, 40),
     positions=st.integers(1, 40),
@@ -40,15 +40,15 @@ def test_without_a_gradient_blocks_compute_what_they_do_with_one(
 ):
     torch.manual_seed(seed)
     model = SpaceTimeTransformer(
-        embed_dim=6 * heads * width,
-        num_heads=6 * heads,
+        embed_dim=heads * width,
+        num_heads=heads,
         hidden_dim=hidden_dim,
         num_blocks=2,
         norm=norm,
         temporal=temporal,
         condition_dim=condition_dim,
     )
-    x = torch.randn(2, frames, positions, 6 * heads * width)
+    x = torch.randn(2, frames, positions, heads * width)
     given_x = x.clone()
     condition = None
     if condition_dim and acted:
@@ -90,12 +90,14 @@ def test_what_is_no_number_does_not_become_one():
 @pytest.mark.parametrize(
     "changed",
     [
-        {"num_heads": 1},  # wide heads
+        {"embed_dim": 64, "num_heads": 1},
+        {"embed_dim": LARGEST + 32, "num_heads": (LARGEST + 32) // 32},
         {"feed_forward": {"name": "moe", "num_experts": 2, "top_k": 1, "balance_weight": 0}},
     ],
 )
 def test_other_blocks_are_left_to_torch(changed):
-    model, x = SpaceTimeTransformer(**(OPTIONS | changed)), torch.randn(1, 2, 5, 16)
+    options = OPTIONS | changed
+    model, x = SpaceTimeTransformer(**options), torch.randn(1, 2, 5, options["embed_dim"])
     with torch.no_grad():
         assert not model._is_light(x)
         torch.testing.assert_close(model(x), model(x.clone().requires_grad_()).detach())

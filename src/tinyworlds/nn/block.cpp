@@ -281,3 +281,5 @@ void block(void *const *tensors, const Sizes &sizes, int threads) {
 FOR_HEADS_OF(2)
 FOR_HEADS_OF(4)
 FOR_HEADS_OF(8)
+FOR_HEADS_OF(16)
+FOR_HEADS_OF(32)

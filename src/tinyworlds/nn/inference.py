@@ -1,6 +1,6 @@
-"""Transformer blocks where no gradient is asked for, in narrow heads on a CPU: block.cpp computes a whole one.
+"""Transformer blocks of small models where no gradient is asked for, on a CPU: block.cpp computes a whole one at once.
 
-Of a small model torch's operations take longer to be called than to compute.
+Torch's operations take longer to be called than such a block to be computed.
 """
 
 import math
@@ -14,9 +14,12 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from tinyworlds.nn import native
-from tinyworlds.nn.narrow import is_narrow
 
 SOURCE = Path(__file__).with_name("block.cpp")
+WIDTHS = (2, 4, 8, 16, 32)
+"""Channels of the heads that it is compiled for."""
+LARGEST = 256
+"""Of more channels products are best left to torch, which has more threads work on one frame."""
 
 
 def is_light(x: Tensor, head_dim: int) -> bool:
@@ -24,7 +27,10 @@ def is_light(x: Tensor, head_dim: int) -> bool:
     return (
         not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
-        and is_narrow(x, head_dim)
+        and head_dim in WIDTHS
+        and x.shape[-1] <= LARGEST
+        and x.device.type == "cpu"
+        and x.dtype == torch.float32
         and native.has_library(SOURCE)
     )
 
