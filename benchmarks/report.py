@@ -56,8 +56,8 @@ def others(results: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"- Playing: {played}; the `laptop` world {results['laptop_frames_per_second']:.1f} frames/s.",
-            f"- Clips a second: {clips['ours']:.0f} as uint8, {clips['as floats']:.0f} as floats; plain, whose workers make "
-            f"floats of frames in memory, {clips['plain']:.0f}.",
+            f"- Clips a second: {clips['ours']:.0f} as uint8, {clips['as floats']:.0f} as floats; plain, whose workers "
+            f"make floats of frames in memory, {clips['plain']:.0f}.",
             f"- A store of 1,000,000 frames: {results['open_1m_frames_seconds']:.2f} s and "
             f"{results['open_1m_frames_mb']:.0f} MB to open it and read a shuffled batch.",
             f"- Products of large matrices run at {results['matmul_gflops']:.0f} GFLOP/s; the share of that which ours "

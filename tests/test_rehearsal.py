@@ -199,3 +199,10 @@ def test_what_depends_on_the_frames_cannot_be_planned():
     stage.usage_weight = 1
     with pytest.raises(ValueError, match=r"stage=action_tokenizer cannot be planned .* stage.usage_weight"):
         rehearsed(stage)
+
+
+def test_no_kernels_are_rehearsed_that_are_for_cpus_alone(no_compiler):
+    """Frames are tokenized without a gradient, in heads of 16 channels."""
+    with_them = rehearsed(built("dynamics"), tokens=False)
+    with no_compiler():
+        assert rehearsed(built("dynamics"), tokens=False) == with_them

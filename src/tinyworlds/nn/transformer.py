@@ -202,7 +202,7 @@ class SpaceTimeTransformer(nn.Module):
         block = self.blocks[0]
         assert isinstance(block, Block)
         return (
-            is_light(x, self.embed_dim // self.num_heads)
+            is_light(x, block.spatial.part.head_dim)
             and isinstance(block.feed_forward.part, SwiGLU)
             and type(block.spatial.part.out.weight) is nn.Parameter  # and not part of one, as under FSDP
         )
