@@ -64,6 +64,17 @@ def test_without_a_gradient_blocks_compute_what_they_do_with_one(
         torch.testing.assert_close(one, other.detach(), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("num_heads", [1, 4])  # of 16 channels, and narrow ones
+@pytest.mark.parametrize("gradient", [True, False])
+def test_what_is_remembered_with_a_gradient_serves_without_and_the_other_way_round(num_heads, gradient):
+    model, x = SpaceTimeTransformer(**(OPTIONS | {"num_heads": num_heads})), torch.randn(2, 5, 7, 16)
+    with torch.set_grad_enabled(gradient):
+        past = model.remember(x[:, :3])
+    with torch.set_grad_enabled(not gradient):
+        later = model(x[:, 3:], past=past)
+    torch.testing.assert_close(later, model(x)[:, 3:])
+
+
 OPTIONS = {"embed_dim": 16, "num_heads": 4, "hidden_dim": 24, "num_blocks": 2, "norm": "post"}
 
 

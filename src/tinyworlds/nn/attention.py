@@ -12,10 +12,18 @@ from tinyworlds.nn.narrow import attend, attend_over_frames, is_narrow
 
 
 class KeysAndValues(NamedTuple):
-    """What temporal attention needs of frames already seen, laid out for its heads."""
+    """What temporal attention needs of n frames already seen: both (B, n, h, D, P), or both ((B P), h, n, D).
+
+    The former where C++ made it, for narrow heads or without a gradient; the latter is what torch's kernel wants.
+    """
 
     keys: Tensor
     values: Tensor
+
+    @property
+    def for_torch(self) -> bool:
+        """Which of the two it is."""
+        return self.keys.ndim == 4
 
 
 class Attention(nn.Module):
@@ -68,6 +76,8 @@ class TemporalAttention(Attention):
             attended = attend_over_frames(past_keys, past_values, keys, values, q, visible)
             return self.out(rearrange(attended, "b t h d p -> b t p (h d)"))
         if past is not None:
+            if not past.for_torch:
+                past = KeysAndValues(*(rearrange(part, "b n h d p -> (b p) h n d") for part in past))
             keys, values = torch.cat([past.keys, keys], dim=2), torch.cat([past.values, values], dim=2)
         attended = F.scaled_dot_product_attention(q, keys, values, attn_mask=visible)
         return self.out(rearrange(attended, "(b p) h t d -> b t p (h d)", b=x.shape[0]))

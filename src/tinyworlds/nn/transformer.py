@@ -172,7 +172,7 @@ class SpaceTimeTransformer(nn.Module):
         if timeline is None:
             timeline = Timeline.causal(x.shape[1], x.device, past=0 if past is None else past.frames)
         x = self._at(x, timeline)
-        if self._is_light(x):
+        if self._is_light(x, past):
             x, _ = self._run(x, condition, timeline, past)
         else:
             for index, block in enumerate(self.blocks):
@@ -197,7 +197,7 @@ class SpaceTimeTransformer(nn.Module):
         assert isinstance(last, Block)
         return Past(x.shape[1], (*kept, last.remember(x, condition)))
 
-    def _is_light(self, x: Float[Tensor, "B T P E"]) -> bool:
+    def _is_light(self, x: Float[Tensor, "B T P E"], past: Past | None = None) -> bool:
         """Whether blocks are run without torch, as `tinyworlds.nn.inference` does."""
         block = self.blocks[0]
         assert isinstance(block, Block)
@@ -205,6 +205,7 @@ class SpaceTimeTransformer(nn.Module):
             is_light(x, block.spatial.part.head_dim)
             and isinstance(block.feed_forward.part, SwiGLU)
             and type(block.spatial.part.out.weight) is nn.Parameter  # and not part of one, as under FSDP
+            and not (past is not None and past.blocks[0].for_torch)
         )
 
     def _run(
