@@ -168,7 +168,6 @@ class Bench:
         batches = {"ours": len(ours), "as floats": len(ours), "plain": len(theirs)}
         each = {name: seconds / (batches[name] * batch_size) for name, seconds in epochs.items()}
         self._note("clips", ours=each["ours"], plain=each["plain"])
-        self._note("clips_as_floats", ours=each["as floats"], plain=each["plain"])
         self.results["clips_per_second"] = {name: round(1 / seconds, 1) for name, seconds in each.items()}
 
     def _opening(self) -> None:

@@ -93,5 +93,10 @@ def test_each_action_shows_what_it_does_from_here(served, join):
     expect(player.page.locator("#pause")).to_have_text("Play")
     for index in range(4):
         expect(pictures.nth(index)).to_be_visible()
-    seen = pictures.evaluate_all("all => all.map(canvas => canvas.toDataURL())")
-    assert len(set(seen)) > 1
+    player.page.wait_for_function("""() => {
+        const all = [...document.querySelectorAll("#actions canvas")]
+        const blank = document.createElement("canvas")
+        Object.assign(blank, {width: all[0].width, height: all[0].height})
+        const seen = all.map(canvas => canvas.toDataURL())
+        return !seen.includes(blank.toDataURL()) && new Set(seen).size > 1
+    }""")
