@@ -55,8 +55,8 @@ def others(results: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"- Playing: {played}; the `laptop` world {results['laptop_frames_per_second']:.1f} frames/s.",
-            f"- Clips a second: {clips['ours']:.0f} as uint8, {clips['as floats']:.0f} once the device has made floats of "
-            f"them; plain, whose workers make floats of frames in memory, {clips['plain']:.0f}: as floats ours is "
+            f"- Clips a second: {clips['ours']:.0f} as uint8, {clips['as floats']:.0f} once the device has made floats "
+            f"of them; plain, whose workers make floats of frames in memory, {clips['plain']:.0f}: as floats ours is "
             f"{clips['as floats'] / clips['plain']:.1f} times as fast.",
             f"- A store of 1,000,000 frames: {results['open_1m_frames_seconds']:.2f} s and "
             f"{results['open_1m_frames_mb']:.0f} MB to open it and read a shuffled batch.",
