@@ -35,11 +35,15 @@ JOB_RETURN = "return_value"
 """Of Hydra's `JobReturn`: where what a task raised is raised again, with or without a process between."""
 
 
+Task = Callable[[DictConfig], Any]
+Say = Callable[[str], None]
+
+
 class JobError(Exception):
     """A mistake of the user in one job of a multirun, in one sentence."""
 
 
-def command(config_name: str, *, together: bool = False) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
+def command(config_name: str, *, together: bool = False) -> Callable[[Task], Callable[[], Any]]:
     """Make a function of a composed config the command line of ``conf/<config_name>.yaml``.
 
     What Hydra refuses, and a `ValueError` or `FileNotFoundError` raised by this package or its scripts, ends the
@@ -49,52 +53,61 @@ def command(config_name: str, *, together: bool = False) -> Callable[[Callable[[
     """
     say = _say_for_all if together else _say
 
-    def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
+    def decorate(task: Task) -> Callable[[], Any]:
         composed = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
-        asked = os.environ.get(FULL_ERROR)
-        if asked == "1":
+        if os.environ.get(FULL_ERROR) == "1":
             as_it_is: Callable[[], Any] = composed(task)
             return as_it_is
-
-        @functools.wraps(task)
-        def guarded(config: DictConfig) -> Any:
-            try:
-                with _variable(FULL_ERROR, asked):
-                    return task(config)
-            except (ValueError, FileNotFoundError, OmegaConfBaseException) as error:
-                if not _is_the_users(error):
-                    raise
-                say(plain(error))
-                if HydraConfig.get().mode == RunMode.MULTIRUN:  # ends when the other jobs have run
-                    raise JobError(plain(error)) from None
-                raise SystemExit(1) from None
-            except KeyboardInterrupt:
-                print("interrupted", file=sys.stderr)
-                raise SystemExit(130) from None
-
-        entry = composed(guarded)
-
-        @functools.wraps(task)
-        def explaining() -> Any:
-            for argument in sys.argv[1:]:
-                if found := re.match(r"--((?!package|info|cfg)\w+(\.\w+)*=.*)", argument):
-                    say(f"{argument}: options of a config have no dashes, write {found[1]}")
-                    raise SystemExit(1)
-            try:
-                with _variable(FULL_ERROR, "1"):  # or Hydra would print several lines and end the process
-                    return entry()
-            except JobError as error:
-                say(f"a job of this multirun failed: {error}")
-            except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
-                if not _is_hydras(error):
-                    raise
-                given = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
-                say(explained(error, conf=CONF, config_name=config_name, overrides=given))
-            raise SystemExit(1)
-
-        return explaining
+        return _explaining(composed(_guarded(task, say)), config_name, say)
 
     return decorate
+
+
+def _guarded(task: Task, say: Say) -> Task:
+    """A task whose mistakes of the user are told in a sentence."""
+    asked = os.environ.get(FULL_ERROR)
+
+    @functools.wraps(task)
+    def guarded(config: DictConfig) -> Any:
+        try:
+            with _variable(FULL_ERROR, asked):
+                return task(config)
+        except (ValueError, FileNotFoundError, OmegaConfBaseException) as error:
+            if not _is_the_users(error):
+                raise
+            say(plain(error))
+            if HydraConfig.get().mode == RunMode.MULTIRUN:  # ends when the other jobs have run
+                raise JobError(plain(error)) from None
+            raise SystemExit(1) from None
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise SystemExit(130) from None
+
+    return guarded
+
+
+def _explaining(entry: Callable[[], Any], config_name: str, say: Say) -> Callable[[], Any]:
+    """An entry point of Hydra's of whose own refusals the user is told in a sentence."""
+
+    @functools.wraps(entry)
+    def explaining() -> Any:
+        for argument in sys.argv[1:]:
+            if found := re.match(r"--((?!package|info|cfg)\w+(\.\w+)*=.*)", argument):
+                say(f"{argument}: options of a config have no dashes, write {found[1]}")
+                raise SystemExit(1)
+        try:
+            with _variable(FULL_ERROR, "1"):  # or Hydra would print several lines and end the process
+                return entry()
+        except JobError as error:
+            say(f"a job of this multirun failed: {error}")
+        except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
+            if not _is_hydras(error):
+                raise
+            given = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+            say(explained(error, conf=CONF, config_name=config_name, overrides=given))
+        raise SystemExit(1)
+
+    return explaining
 
 
 @contextlib.contextmanager

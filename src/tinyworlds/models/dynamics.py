@@ -6,7 +6,6 @@ from typing import Any, Self
 import numpy as np
 import torch
 import torch.nn.functional as F
-from einops import repeat
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
@@ -14,9 +13,9 @@ from tinyworlds import parallel
 from tinyworlds.data.settings import check_types, check_whole
 from tinyworlds.data.token_cache import ClipTokens
 from tinyworlds.maskgit import Decoding, Guess, Noise, anchored_mask, decode, frame_mask, replace_some
-from tinyworlds.media import grid
 from tinyworlds.models.action_tokenizer import ActionTokenizer
-from tinyworlds.models.stage import METRIC, Stage, as_pictures, validation_psnr
+from tinyworlds.models.dynamics_pictures import drawn
+from tinyworlds.models.stage import METRIC, Stage, validation_psnr
 from tinyworlds.models.tokenizers import Tokenizers
 from tinyworlds.models.video_tokenizer import VideoTokenizer
 from tinyworlds.nn.feed_forward import SWIGLU
@@ -262,7 +261,7 @@ class Dynamics(Stage):
         loss, accuracy = self._masked_loss(tokens, actions, generator)
         self.log(METRIC, loss, prog_bar=True, sync_dist=True)
         self.log("val/accuracy", accuracy, sync_dist=True)
-        guessed, predicted = self._last_frame(tokens, actions, generator)
+        guessed, predicted = self.next_frame(tokens, actions, generator)
         self.log_psnr("val/copy_psnr", self.copy_psnr, frames[:, -2:-1], frames[:, -1:])
         self.log_image_quality(predicted, frames[:, -1:])
         self.code_usage.update(guessed)
@@ -273,55 +272,14 @@ class Dynamics(Stage):
 
     def pictures(self, frames: Float[Tensor, "B T C H W"]) -> dict[str, np.ndarray]:
         """Next frames as predicted, a frame guessed from part of its tokens, and each action from one prompt."""
-        shown = frames[:6]
-        tokens, actions = self.tokenize(shown)
-        generator = torch.Generator(self.device).manual_seed(0)
-        _, predicted = self._last_frame(tokens, actions, generator)
-        rows = torch.stack([shown[:, -2], shown[:, -1], predicted[:, 0]])
-        return {
-            "prediction": grid(as_pictures(rows), scale=2, labels=("now", "next", "predicted")),
-            "masked": self._masked(tokens, actions, generator),
-            "rollout": self._film(tokens[:1], actions[:1], generator),
-        }
+        return drawn(self, frames)
 
-    def _last_frame(
+    def next_frame(
         self, tokens: Int64[Tensor, "B T P"], actions: Int64[Tensor, "B N"], generator: torch.Generator
     ) -> tuple[Int64[Tensor, "B 1 P"], Float[Tensor, "B 1 C H W"]]:
         """The last frame of clips as imagined from those before it, as tokens and as pixels."""
         guessed = self.predict(tokens[:, :-1], actions, horizon=1, decoding=self.decoding, generator=generator)
         return guessed, self.render(torch.cat([tokens[:, :-1], guessed], dim=1), count=1)
-
-    def _masked(
-        self, tokens: Int64[Tensor, "B T P"], actions: Int64[Tensor, "B N"], generator: torch.Generator
-    ) -> np.ndarray:
-        """uint8 (y, x, 3): the last frames, the part of them that is seen, and the whole as guessed from that part."""
-        batch, _, patches = tokens.shape
-        hidden = torch.zeros_like(tokens, dtype=torch.bool)
-        hidden[:, -1:] = frame_mask((batch, 1, patches), full=0, generator=generator, device=tokens.device)
-        likeliest = self.to_logits(self(tokens, hidden, self.condition(actions))).argmax(-1)
-        true, guessed = (self.render(t, count=1)[:, 0] for t in (tokens, torch.where(hidden, likeliest, tokens)))
-        height, width = self.video_tokenizer.grid
-        size = self.frame_size[0] // height
-        grey = repeat(hidden[:, -1], "b (h w) -> b 1 (h i) (w j)", h=height, w=width, i=size, j=size)
-        rows = torch.stack([true, torch.where(grey, 0.0, true), guessed])
-        return grid(as_pictures(rows), scale=2, labels=("tokens", "seen", "guessed"))
-
-    def _film(
-        self, tokens: Int64[Tensor, "1 T P"], actions: Int64[Tensor, "1 T-1"], generator: torch.Generator
-    ) -> np.ndarray:
-        """uint8 (16, H, W, 3): from one prompt, a column per action, held for 16 frames."""
-        n_actions = self.action_tokenizer.n_actions
-        held = torch.arange(n_actions, device=self.device).unsqueeze(1)
-        tokens, actions = (repeat(x, "1 ... -> n ...", n=n_actions) for x in (tokens, actions))
-        names = [f"action {action}" for action in range(n_actions)]
-        pages = []
-        for _ in range(16):
-            actions = torch.cat([actions, held], dim=1)
-            following = self.predict(tokens, actions, horizon=1, decoding=self.decoding, generator=generator)
-            tokens = torch.cat([tokens, following], dim=1)
-            page = as_pictures(self.render(tokens, count=1)[:, 0])
-            pages.append(grid(page[None], scale=2, column_labels=names))
-        return np.stack(pages)
 
 
 def _check_training(masking: str, *, mask_ratio: float, context_noise: float, moving_weight: float) -> None:
