@@ -35,6 +35,8 @@ import numpy as np
 import pytest
 from huggingface_hub import constants
 
+from tinyworlds import World
+from tinyworlds.checkpoints import save_stage
 from tinyworlds.command import CONF
 from tinyworlds.data.store import StoreWriter
 from tinyworlds.models import ActionTokenizer, Dynamics, VideoTokenizer
@@ -187,3 +189,14 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         for name, value in settings.items():
             monkeypatch.setattr(constants, name, value)
         yield hub
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dynamics: Dynamics) -> Path:
+    """The current folder, with a world and a checkpoint in it and nothing of others around."""
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    monkeypatch.chdir(inside)
+    save_stage(dynamics, inside / "valid.ckpt")
+    World(dynamics).save_pretrained(inside / "valid")
+    return inside
