@@ -14,6 +14,7 @@ from tinyworlds.play.server import Server, web_server
 from tinyworlds.play.session import Settings
 
 from ..browser import MISSING, find
+from .client import Client, joined
 from .playing import Player
 
 PLAYERS = 3
@@ -80,3 +81,9 @@ def join(browser) -> Iterator[Callable[..., Player]]:
 
         yield join
     assert [player.complaints for player in players] == [[]] * len(players)
+
+
+@pytest.fixture
+def player(served) -> Iterator[Client]:
+    with joined(served) as client:
+        yield client
