@@ -117,20 +117,13 @@ void write(float *frame, int64_t rows, int64_t first, int64_t positions, const R
   for (int64_t r = 0; r < rows; r++) store(frame + r * positions + first, from[r].lanes, positions - first);
 }
 
-struct Attention {
-  Linear qkv, out;
+// Attention, which projects to queries, keys and values, or a feed-forward, which does to gates and values.
+struct Part {
+  Linear in, out;
   Norm norm;
 
-  Attention(Tensors &tensors, const Sizes &sizes, const float *latents, const bool *given)
-      : qkv(tensors), out(tensors), norm(tensors, sizes, latents, given) {}
-};
-
-struct FeedForward {
-  Linear gate_and_value, out;
-  Norm norm;
-
-  FeedForward(Tensors &tensors, const Sizes &sizes, const float *latents, const bool *given)
-      : gate_and_value(tensors), out(tensors), norm(tensors, sizes, latents, given) {}
+  Part(Tensors &tensors, const Sizes &sizes, const float *latents, const bool *given)
+      : in(tensors), out(tensors), norm(tensors, sizes, latents, given) {}
 };
 
 // What one thread works in.
@@ -165,7 +158,7 @@ class Block {
     for (int64_t job = 0; job < s.batch * s.frames * s.groups(); job++) {
       const int64_t n = job / s.groups(), first = job % s.groups() * LANES;
       read(frame(n), s.embed, first, s.positions, room.x.data());
-      spatial->qkv(before(spatial->norm, room.x, n, room.other), s.embed, room.wide.data(), 3 * s.embed);
+      spatial->in(before(spatial->norm, room.x, n, room.other), s.embed, room.wide.data(), 3 * s.embed);
       write(qkv(n), 3 * s.embed, first, s.positions, room.wide.data());
     }
   }
@@ -191,8 +184,7 @@ class Block {
   float *x, *projected, *keys, *values;
   Seen<const float> seen;
   const bool *visible;
-  std::optional<Attention> spatial, temporal;
-  std::optional<FeedForward> feed_forward;
+  std::optional<Part> spatial, temporal, feed_forward;
   const float scale = LOG2_E / std::sqrt(static_cast<float>(D));
 
   int64_t size() const { return s.embed * s.positions; }
@@ -209,21 +201,21 @@ class Block {
   }
 
   // What a part ends with.
-  void add(const Linear &out, const Tile &given, int64_t in, const Norm &norm, int64_t n, Room &room) const {
-    out(given, in, room.update.data(), s.embed);
+  void add(const Part &part, const Tile &given, int64_t in, int64_t n, Room &room) const {
+    part.out(given, in, room.update.data(), s.embed);
     for (int64_t e = 0; e < s.embed; e++) room.x[e].lanes += room.update[e].lanes;
-    if (!s.norm_first) norm(room.x, n);
+    if (!s.norm_first) part.norm(room.x, n);
   }
 
   void end_spatial(int64_t n, int64_t first, Room &room) const {
     read(frame(n), s.embed, first, s.positions, room.x.data());
     attend_within_frame(n, first, room);
-    add(spatial->out, room.other, s.embed, spatial->norm, n, room);
+    add(*spatial, room.other, s.embed, n, room);
     write(frame(n), s.embed, first, s.positions, room.x.data());
     if (!temporal) return;
     Row *wide = room.wide.data();
     const int64_t row = s.only_remember ? s.embed : 0;  // no queries
-    temporal->qkv(before(temporal->norm, room.x, n, room.other), s.embed, wide, 3 * s.embed, row);
+    temporal->in(before(temporal->norm, room.x, n, room.other), s.embed, wide, 3 * s.embed, row);
     write(qkv(n), s.embed, first, s.positions, wide);
     write(keys + n * size(), s.embed, first, s.positions, wide + s.embed);
     write(values + n * size(), s.embed, first, s.positions, wide + 2 * s.embed);
@@ -249,14 +241,14 @@ class Block {
       look_back(query, seen, visible + t * seen.frames(), b, size(), here, &room.weights[0].lanes, out);
       for (int d = 0; d < D; d++) room.other[head * D + d].lanes = out[d];
     }
-    add(temporal->out, room.other, s.embed, temporal->norm, n, room);
+    add(*temporal, room.other, s.embed, n, room);
   }
 
   void feed(int64_t n, Room &room) const {
     Row *wide = room.wide.data();
-    feed_forward->gate_and_value(before(feed_forward->norm, room.x, n, room.other), s.embed, wide, 2 * s.units);
+    feed_forward->in(before(feed_forward->norm, room.x, n, room.other), s.embed, wide, 2 * s.units);
     for (int64_t u = 0; u < s.units; u++) wide[u].lanes = silu(wide[u].lanes) * wide[s.units + u].lanes;
-    add(feed_forward->out, room.wide, s.units, feed_forward->norm, n, room);
+    add(*feed_forward, room.wide, s.units, n, room);
   }
 };
 

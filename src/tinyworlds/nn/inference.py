@@ -22,7 +22,7 @@ LARGEST = 256
 """Of more channels products are best left to torch, which has more threads work on one frame."""
 
 
-def is_light(x: Tensor, head_dim: int) -> bool:
+def can_run_blocks(x: Tensor, head_dim: int) -> bool:
     """Whether blocks can be run here, in heads of `head_dim` channels."""
     return (
         not torch.is_grad_enabled()

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tinyworlds.nn.attention import KeysAndValues, SpatialAttention, TemporalAttention
 from tinyworlds.nn.feed_forward import SWIGLU, MoE, SwiGLU, build_feed_forward
-from tinyworlds.nn.inference import is_light, run_blocks
+from tinyworlds.nn.inference import can_run_blocks, run_blocks
 from tinyworlds.nn.norms import Condition, RMSNorm, norm_for
 from tinyworlds.nn.positions import temporal_positions
 
@@ -172,8 +172,8 @@ class SpaceTimeTransformer(nn.Module):
         if timeline is None:
             timeline = Timeline.causal(x.shape[1], x.device, past=0 if past is None else past.frames)
         x = self._at(x, timeline)
-        if self._is_light(x, past):
-            x, _ = self._run(x, condition, timeline, past)
+        if self._runs_natively(x, past):
+            x, _ = self._run_natively(x, condition, timeline, past)
         else:
             for index, block in enumerate(self.blocks):
                 x, _ = self._through(block, x, condition, timeline, None if past is None else past.blocks[index])
@@ -187,8 +187,8 @@ class SpaceTimeTransformer(nn.Module):
         """
         timeline = Timeline.causal(x.shape[1], x.device)
         x = self._at(x, timeline)
-        if self._is_light(x):
-            return Past(x.shape[1], self._run(x, condition, timeline, None, remember=True)[1])
+        if self._runs_natively(x):
+            return Past(x.shape[1], self._run_natively(x, condition, timeline, None, remember=True)[1])
         kept: list[KeysAndValues] = []
         *blocks, last = self.blocks
         for block in blocks:
@@ -197,18 +197,18 @@ class SpaceTimeTransformer(nn.Module):
         assert isinstance(last, Block)
         return Past(x.shape[1], (*kept, last.remember(x, condition)))
 
-    def _is_light(self, x: Float[Tensor, "B T P E"], past: Past | None = None) -> bool:
+    def _runs_natively(self, x: Float[Tensor, "B T P E"], past: Past | None = None) -> bool:
         """Whether blocks are run without torch, as `tinyworlds.nn.inference` does."""
         block = self.blocks[0]
         assert isinstance(block, Block)
         return (
-            is_light(x, block.spatial.part.head_dim)
+            can_run_blocks(x, block.spatial.part.head_dim)
             and isinstance(block.feed_forward.part, SwiGLU)
             and type(block.spatial.part.out.weight) is nn.Parameter  # and not part of one, as under FSDP
             and not (past is not None and past.blocks[0].for_torch)
         )
 
-    def _run(
+    def _run_natively(
         self,
         x: Float[Tensor, "B T P E"],
         condition: Condition | None,
