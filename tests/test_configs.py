@@ -261,7 +261,9 @@ def test_the_readmes_new_dataset_is_made_of_what_there_is():
     recording, data = (OmegaConf.create(block) for block in blocks)
     game = OmegaConf.load(CONF / "data/atari_pong.yaml")
     assert set(data) == set(game)
-    assert [str(entry).replace("breakout", "atari_pong") for entry in data.defaults] == [str(e) for e in game.defaults]
+    assert [str(entry).replace("space_invaders", "atari_pong") for entry in data.defaults] == [
+        str(e) for e in game.defaults
+    ]
     assert set(recording) - {"defaults"} <= set(OmegaConf.load(CONF / "recording/default.yaml"))
 
 

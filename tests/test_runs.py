@@ -110,6 +110,13 @@ def test_a_run_goes_on_when_its_store_has_moved(tmp_path):
         check_same(folder, OmegaConf.merge(here, {"data": {"path": "/new/other.h5"}}))
 
 
+def test_a_run_goes_on_when_the_class_of_its_data_has_another_name(tmp_path):
+    folder = begun(tmp_path / "run", data={"_target_": "tinyworlds.data.datamodules.AtariPong", "name": "atari_pong"})
+    check_same(folder, OmegaConf.create({"data": {"_target_": "tinyworlds.data.Atari", "name": "atari_pong"}}))
+    with pytest.raises(ValueError, match="data.name=atari_pong there, atari_boxing here"):
+        check_same(folder, OmegaConf.create({"data": {"_target_": "tinyworlds.data.Atari", "name": "atari_boxing"}}))
+
+
 def test_a_run_of_all_stages_is_found_through_links(tmp_path):
     runs = tmp_path / "runs"
     runs.symlink_to("disk")

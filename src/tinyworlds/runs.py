@@ -26,6 +26,7 @@ MAY_DIFFER = (
     "run_dir",
     "runs_dir",
     "data_dir",
+    "data._target_",
     "data.num_workers",
     "data.copies",
     "logger",
@@ -39,7 +40,7 @@ MAY_DIFFER = (
     "activation_checkpointing",
 )
 """Options, with all below them, that change nothing of what a run learns but how it is rounded: ``precision=auto``
-follows the accelerator."""
+follows the accelerator, and of the data name, path and settings say what they are, whichever class makes them."""
 MAX_NAMES = 1000
 """So many are tried where a run's folder can't be made."""
 PROCESSES = ("trainer.devices", "trainer.num_nodes")

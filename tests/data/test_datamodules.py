@@ -222,6 +222,23 @@ def test_a_game_is_recorded_on_first_use_and_then_kept(tmp_path: Path) -> None:
         other.setup()
 
 
+def test_a_family_has_its_own_games_alone(tmp_path: Path) -> None:
+    other = "data.recording.env=VizdoomBasic-v1"
+    with pytest.raises(ValueError, match="env=VizdoomBasic-v1 is none of Atari's games, whose names begin with ALE/"):
+        build(configured("atari_pong", other))
+    any_game = "data._target_=tinyworlds.data.datamodules.RecordedGame"
+    assert build(configured("atari_pong", other, any_game)).recording.env == "VizdoomBasic-v1"
+
+
+def test_a_store_from_before_a_setting_was_known_is_still_the_datasets(tmp_path: Path) -> None:
+    data = build(configured("atari_pong", f"data_dir={tmp_path}"))
+    settings = {key: value for key, value in data.recording.settings().items() if key not in ("weights", "skip_first")}
+    with StoreWriter(data.path, height=64, width=64, source="ALE/Pong-v5", settings=settings) as writer:
+        writer.append(np.zeros((100, 64, 64, 3), np.uint8))
+    data.setup()
+    assert data.store.num_frames == 100
+
+
 def test_a_public_file_that_is_there_is_not_downloaded(tmp_path: Path) -> None:
     with StoreWriter(tmp_path / "zelda.h5", height=64, width=64, source="by hand") as writer:
         writer.append(np.zeros((100, 64, 64, 3), np.uint8))

@@ -74,13 +74,17 @@ class Echo(gymnasium.Env):
         return np.full((8, 8, 3), self.shown, np.uint8)
 
 
-def test_an_action_is_stored_with_the_frame_that_it_follows(tmp_path: Path) -> None:
+def record_echo(path: Path, *overrides: str) -> None:
     gymnasium.register("Echo-v0", entry_point=Echo)
     try:
         actions = "actions={four: 4, one: 1, two: 2}"
-        recording("default", "env=Echo-v0", "frames=100", "frame_skip=1", "size=8", actions).write(tmp_path / "e.h5")
+        recording("default", "env=Echo-v0", "frames=100", "frame_skip=1", "size=8", actions, *overrides).write(path)
     finally:
         del gymnasium.registry["Echo-v0"]
+
+
+def test_an_action_is_stored_with_the_frame_that_it_follows(tmp_path: Path) -> None:
+    record_echo(tmp_path / "e.h5")
     with FrameStore(tmp_path / "e.h5") as store:
         shown = store.read(0, 100)[:, 0, 0, 0]
         assert store.episode_starts.tolist() == list(range(0, 100, 13))
@@ -91,6 +95,23 @@ def test_an_action_is_stored_with_the_frame_that_it_follows(tmp_path: Path) -> N
     assert (shown[begins] == 99).all()
     np.testing.assert_array_equal(shown[1:][~begins[1:]], taken[:-1][~begins[1:]])
     assert set(taken) == {4, 1, 2}
+
+
+def test_the_first_steps_of_each_episode_can_be_left_out(tmp_path: Path) -> None:
+    record_echo(tmp_path / "e.h5", "skip_first=3")
+    with FrameStore(tmp_path / "e.h5") as store:
+        assert store.episode_starts.tolist() == list(range(0, 100, 10))
+        assert {int(store.read(start, start + 1)[0, 0, 0, 0]) for start in store.episode_starts.tolist()} == {4}
+    with pytest.raises(ValueError, match="skip_first=13: an episode of Echo-v0 ended after 13 steps"):
+        record_echo(tmp_path / "none.h5", "skip_first=13")
+    assert not (tmp_path / "none.h5").exists()
+
+
+def test_weights_are_those_of_the_actions_by_name(tmp_path: Path) -> None:
+    record_echo(tmp_path / "e.h5", "weights={two: 1, one: 3, four: 0}")
+    counts = np.bincount(true_actions(tmp_path / "e.h5", 0, 100), minlength=3)
+    assert counts[0] == 0
+    assert counts[1] > counts[2] > 0
 
 
 def test_doom_is_recorded_in_several_episodes(tmp_path: Path) -> None:
@@ -113,6 +134,9 @@ def test_doom_is_recorded_in_several_episodes(tmp_path: Path) -> None:
         (["max_episode_steps=0"], "max_episode_steps=0"),
         (["hold=[3,2]"], r"hold\[1\]=2"),
         (["hold=[1,2,3]"], r"hold=\[1, 2, 3\]"),
+        (["skip_first=0"], "skip_first=0"),
+        (["weights={go: -1}"], "weights.go=-1"),
+        (["weights={go: 0}"], "weights={'go': 0}"),
         (["follow_ball=1.5"], "follow_ball=1.5"),
         (["fps=0"], "fps=0"),
         (["size=0"], "size=0"),
@@ -129,7 +153,8 @@ def test_an_impossible_setting_is_refused_before_anything_is_played(overrides: l
     [
         (["crop.bottom=500"], "does not fit the picture of 210 rows and 160 columns"),
         (["actions={go: 17}"], r"has no action 17 \(go\)"),
-        (["actions={up: 2, down: 3}"], "actions lacks Pong's 0"),
+        (["actions={up: 2, down: 3}"], "actions lacks ALE/Pong-v5's 0: following the ball takes 0, 2, 3"),
+        (["actions={up: 2, down: 3}", "weights={up: 1}"], "weights of up: give one for each of up, down"),
     ],
 )
 def test_what_does_not_fit_the_game_is_refused(tmp_path: Path, overrides: list[str], sentence: str) -> None:

@@ -1,4 +1,4 @@
-"""One LightningDataModule per dataset: a new one is a class here and a file in conf/data/."""
+"""The LightningDataModules: one for each family of recorded games, one for each public file, one for own videos."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from tinyworlds.data.clip_datamodule import ClipDataModule
 from tinyworlds.data.collection import check_one
 from tinyworlds.data.frames import Frames
+from tinyworlds.data.game import ATARI, MINIGRID, VIZDOOM, Family
 from tinyworlds.data.hub import check_frame_size, fetch_store
 from tinyworlds.data.record import Recording
 from tinyworlds.data.remote import fetch_stores, is_address, local_path
@@ -15,10 +16,17 @@ from tinyworlds.data.video import Extraction, existing, store_beside
 
 
 class RecordedGame(ClipDataModule):
-    """A game recorded by `recording` on first use."""
+    """A game recorded by `recording` on first use: any of Gymnasium's, or one of the `family` alone."""
+
+    family: ClassVar[Family | None] = None
 
     def __init__(self, *, recording: Recording, **options: Any) -> None:
         super().__init__(**options)
+        if self.family is not None and not recording.env.startswith(self.family.prefix):
+            raise ValueError(
+                f"data.recording.env={recording.env} is none of {type(self).__name__}'s games, whose names begin with "
+                f"{self.family.prefix}: choose another data="
+            )
         longest = min(recording.frames, recording.max_episode_steps or recording.frames)
         if self.clip_length > longest:
             raise ValueError(
@@ -43,16 +51,22 @@ class RecordedGame(ClipDataModule):
         return store
 
 
-class AtariPong(RecordedGame):
-    """Pong on the Atari 2600, the learned player on the right."""
+class Atari(RecordedGame):
+    """A game of the Atari 2600, in the Arcade Learning Environment."""
+
+    family = ATARI
 
 
-class AtariBoxing(RecordedGame):
-    """Boxing on the Atari 2600 from above, the learned player in white."""
+class VizDoom(RecordedGame):
+    """A scenario of Doom, seen by who walks through it."""
+
+    family = VIZDOOM
 
 
-class Vizdoom(RecordedGame):
-    """Doom: rooms and corridors seen by who walks through them."""
+class MiniGrid(RecordedGame):
+    """A world of tiles, seen from above."""
+
+    family = MINIGRID
 
 
 class PublicStore(ClipDataModule):

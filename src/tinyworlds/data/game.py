@@ -5,12 +5,26 @@ import importlib
 import tempfile
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from jaxtyping import UInt8
 
 EXTRA = "pip install -e '.[games]'"
+
+
+class Family(NamedTuple):
+    """Games that come in one package: how their names begin, the module that registers them with Gymnasium, and
+    their own option for skipping frames, if any, which saves rendering them."""
+
+    prefix: str
+    module: str
+    frame_skip: str | None
+
+
+ATARI = Family("ALE/", "ale_py", "frameskip")
+VIZDOOM = Family("Vizdoom", "vizdoom.gymnasium_wrapper", "frame_skip")
+MINIGRID = Family("MiniGrid-", "minigrid", None)
 
 
 class Game:
@@ -96,14 +110,13 @@ def make_env(name: str, options: Mapping[str, Any]) -> Any:
 
 
 def native_frame_skip(name: str, frame_skip: int) -> dict[str, Any]:
-    """Import what registers `name`; its own option for skipping frames, if any: that saves rendering."""
-    if name.startswith("ALE/"):
-        emulator = import_extra(name, "ale_py")
-        emulator.ALEInterface.setLoggerMode(emulator.LoggerMode.Error)
-        return {"frameskip": frame_skip}
-    if name.startswith("Vizdoom"):
-        import_extra(name, "vizdoom.gymnasium_wrapper")
-        return {"frame_skip": frame_skip}
+    """Import what registers `name`; its own option for skipping frames, if any."""
+    for family in (ATARI, VIZDOOM, MINIGRID):
+        if name.startswith(family.prefix):
+            module = import_extra(name, family.module)
+            if family is ATARI:
+                module.ALEInterface.setLoggerMode(module.LoggerMode.Error)
+            return {family.frame_skip: frame_skip} if family.frame_skip else {}
     return {}
 
 

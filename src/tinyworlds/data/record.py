@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tinyworlds.command import build, command
 from tinyworlds.data.game import Game
-from tinyworlds.data.policies import HeldActions, Policy, PongPlayer
+from tinyworlds.data.policies import BALL_GAMES, BallPlayer, HeldActions, Policy
 from tinyworlds.data.resize import AreaFilter
 from tinyworlds.data.settings import check_number, check_whole, crop_box, frame_size
 from tinyworlds.data.store import StoreWriter, check_free
@@ -35,10 +35,12 @@ class Recording:
     seed: int
     frame_skip: int
     max_episode_steps: int | None
+    skip_first: int | None
     fps: float | None
     crop: Mapping[str, int | None]
     size: int | Sequence[int]
     actions: Mapping[str, int] | None
+    weights: Mapping[str, float] | None
     hold: Sequence[int]
     follow_ball: float
 
@@ -49,6 +51,8 @@ class Recording:
         check_whole("seed", self.seed, at_least=0)
         if self.max_episode_steps is not None:
             check_whole("max_episode_steps", self.max_episode_steps, at_least=1)
+        if self.skip_first is not None:
+            check_whole("skip_first", self.skip_first, at_least=1)
         if not isinstance(self.hold, Sequence) or len(self.hold) != 2:
             raise ValueError(f"hold={self.hold}: give the fewest and the most steps, as in [1, 8]")
         check_whole("hold[0]", self.hold[0], at_least=1)
@@ -56,6 +60,10 @@ class Recording:
         check_number("follow_ball", self.follow_ball, at_least=0, at_most=1)
         if self.fps is not None:
             check_number("fps", self.fps, at_least=0.01)
+        for name, weight in (self.weights or {}).items():
+            check_number(f"weights.{name}", weight, at_least=0)
+        if self.weights is not None and not sum(self.weights.values()) > 0:
+            raise ValueError(f"weights={dict(self.weights)}: give one of them more than nothing")
         if self.actions is not None and not self.actions:
             raise ValueError("actions={}: name at least one action, or give null for all of the game's")
 
@@ -94,6 +102,7 @@ class Recording:
         """Each frame, the index in `actions` of what is done after it, whether it begins an episode."""
         policy = self._policy(actions)
         codes = list(actions.values())
+        self._skip_first(game, codes[0])
         picture = game.picture()
         rows, columns = crop_box(self.crop, height=picture.shape[0], width=picture.shape[1])
         height, width = picture[rows, columns].shape[:2]
@@ -105,29 +114,42 @@ class Recording:
             steps += 1
             if game.step(codes[action]) or steps == self.max_episode_steps:
                 game.reset()
+                self._skip_first(game, codes[0])
                 steps = 0
             picture = game.picture()
 
+    def _skip_first(self, game: Game, action: int) -> None:
+        """Let pass what is not kept of an episode's beginning."""
+        for step in range(self.skip_first or 0):
+            if game.step(action):
+                raise ValueError(f"skip_first={self.skip_first}: an episode of {self.env} ended after {step + 1} steps")
+
     def _policy(self, actions: Mapping[str, int]) -> Policy:
         generator = np.random.default_rng(self.seed)
-        hold = (self.hold[0], self.hold[1])
-        random = HeldActions(num_actions=len(actions), hold=hold, generator=generator)
-        if not self.env.startswith("ALE/Pong") or self.follow_ball == 0:
-            return random
-        # The emulator calls up "right" and down "left".
-        codes = list(actions.values())
-        if missing := {0, 2, 3} - set(codes):
-            raise ValueError(
-                f"actions lacks Pong's {min(missing)}: following the ball takes 0, 2 and 3; or follow_ball=0"
-            )
-        return PongPlayer(
-            share=self.follow_ball,
-            none=codes.index(0),
-            up=codes.index(2),
-            down=codes.index(3),
-            random=random,
+        random = HeldActions(
+            num_actions=len(actions),
+            weights=self._weights(actions),
+            hold=(self.hold[0], self.hold[1]),
             generator=generator,
         )
+        game = next((game for name, game in BALL_GAMES.items() if self.env.startswith(name)), None)
+        if game is None or self.follow_ball == 0:
+            return random
+        codes = list(actions.values())
+        needed = {game.none, game.less, game.more}
+        if missing := needed - set(codes):
+            raise ValueError(
+                f"actions lacks {self.env}'s {min(missing)}: following the ball takes "
+                f"{', '.join(map(str, sorted(needed)))}; or follow_ball=0"
+            )
+        return BallPlayer(game, share=self.follow_ball, codes=codes, random=random, generator=generator)
+
+    def _weights(self, actions: Mapping[str, int]) -> list[float] | None:
+        if self.weights is None:
+            return None
+        if set(self.weights) != set(actions):
+            raise ValueError(f"weights of {', '.join(self.weights)}: give one for each of {', '.join(actions)}")
+        return [self.weights[name] for name in actions]
 
 
 @command("record")
