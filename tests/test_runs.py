@@ -113,7 +113,7 @@ def test_a_run_goes_on_when_its_store_has_moved(tmp_path):
 def test_a_run_goes_on_when_the_class_of_its_data_has_another_name(tmp_path):
     folder = begun(tmp_path / "run", data={"_target_": "tinyworlds.data.datamodules.AtariPong", "name": "atari_pong"})
     check_same(folder, OmegaConf.create({"data": {"_target_": "tinyworlds.data.Atari", "name": "atari_pong"}}))
-    with pytest.raises(ValueError, match="data.name=atari_pong there, atari_boxing here"):
+    with pytest.raises(ValueError, match=r"data\.name=atari_pong there, atari_boxing here"):
         check_same(folder, OmegaConf.create({"data": {"_target_": "tinyworlds.data.Atari", "name": "atari_boxing"}}))
 
 
