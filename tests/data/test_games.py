@@ -22,6 +22,12 @@ def test_every_recording_is_that_of_a_dataset() -> None:
     assert {f"{game}.yaml" for game in GAMES} <= {path.name for path in (CONF / "data").iterdir()}
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/data.md"])
+def test_a_page_names_every_game(page: str) -> None:
+    text = (CONF.parent / page).read_text()
+    assert [game for game in GAMES if f"`{game}`" not in text] == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("game", GAMES)
 def test_a_game_moves_by_named_actions_and_is_the_same_again(game: str, tmp_path: Path) -> None:
