@@ -10,13 +10,13 @@ device ?= cpu
 PINNED_TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 CHOICE := $(strip $(PYTHON) $(TORCH) $(TORCH_INDEX))
 DATA := $(if $(filter pong,$(GAME)),atari_pong,$(GAME))
-EXTRAS := games,play,sweeps,dev
+EXTRAS := games,play,sweeps,docs,dev
 PY := .venv/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 ENV := .venv/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help env data world play evaluate test test-slow lint bench bench-play tensorboard clean
+.PHONY: help env data world play evaluate test test-slow lint bench bench-play docs figures tensorboard clean
 
 help: ## show this list
 	@echo "TinyWorlds: world models learned from plain video"
@@ -63,12 +63,18 @@ bench: $(ENV) ## time ours against plain versions, in eight minutes: docs/perfor
 bench-play: $(ENV) ## measure the browser player, in 15 minutes: benchmarks/play.json
 	$(PY) -m benchmarks.play
 
+docs: $(ENV) ## build the pages in docs/ as a site in site/, to be read without a network
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+
+figures: $(ENV) ## draw the figures of the pages that teach again
+	$(PY) -m teaching
+
 tensorboard: $(ENV) ## show the training runs in the browser
 	$(PY) -m tensorboard.main --logdir runs
 
 clean: ## remove caches and build products; keeps .venv, data/ and runs/
-	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis outputs multirun
-	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf build dist site src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis outputs multirun
+	find src tests benchmarks teaching -name __pycache__ -type d -prune -exec rm -rf {} +
 
 ifneq ($(CHOICE),$(strip $(BUILT)))
 .PHONY: $(ENV)

@@ -87,7 +87,7 @@ def main() -> None:
         sys.exit(f"error: {error}")
     with tempfile.TemporaryDirectory() as folder:
         recorded = [record(name, Path(folder)) for name in games()]
-    save_png(PICTURE, grid(np.stack([game.shown for game in recorded]), labels=[game.data.name for game in recorded]))
+    save_png(PICTURE, grid(np.stack([game.shown for game in recorded]), labels=games()))
     machine = measure.machine(torch.device("cpu"))
     head = [
         "`data=`",

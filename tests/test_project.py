@@ -84,12 +84,30 @@ def test_help_is_the_default_and_names_every_target():
 
 
 @pytest.mark.parametrize(
-    "target", ["data", "world", "play", "evaluate", "test", "test-slow", "lint", "bench", "bench-play", "tensorboard"]
+    "target",
+    [
+        "data",
+        "world",
+        "play",
+        "evaluate",
+        "test",
+        "test-slow",
+        "lint",
+        "bench",
+        "bench-play",
+        "docs",
+        "figures",
+        "tensorboard",
+    ],
 )
 def test_every_target_brings_its_own_environment(bare: Path, target):
     recipe = make("-n", target, folder=bare).stdout
     assert "-m venv --clear .venv" in recipe
-    assert recipe.index("torch==") < recipe.index("-e '.[games,play,sweeps,dev]'") < recipe.rindex(".venv/bin/python ")
+    assert (
+        recipe.index("torch==")
+        < recipe.index("-e '.[games,play,sweeps,docs,dev]'")
+        < recipe.rindex(".venv/bin/python ")
+    )
 
 
 @pytest.mark.parametrize(("game", "data"), [("pong", "atari_pong"), ("vizdoom", "vizdoom"), ("sonic", "sonic")])
