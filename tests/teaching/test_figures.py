@@ -31,5 +31,7 @@ def test_a_figure_is_what_the_code_draws_today(name: str, tmp_path: Path) -> Non
 
 def test_a_figure_that_is_not_known_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["teaching", "attention.png"])
-    with pytest.raises(SystemExit, match="^error: there is no figure attention.png: choose of attention_masks.png, "):
+    with pytest.raises(
+        SystemExit, match=r"^error: there is no figure attention\.png: choose of attention_masks\.png, "
+    ):
         main()
