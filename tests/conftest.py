@@ -45,7 +45,9 @@ from tinyworlds.nn import native
 from .hub_server import Hub, serving
 
 DATASET = {"name": "test", "path": "test.h5", "val_fraction": 0.2, "clip_length": 4}
-TRANSFORMER = {"embed_dim": 16, "num_heads": 2, "hidden_dim": 24, "norm": "pre"}
+TRANSFORMER = {
+    "embed_dim": 16, "num_heads": 2, "hidden_dim": 24, "norm": "pre", "qk_norm": False, "positions": "sincos",
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -125,6 +127,7 @@ def dynamics(video_tokenizer: VideoTokenizer, action_tokenizer: ActionTokenizer)
         action_tokenizer=action_tokenizer,
         dataset=dict(DATASET),
         num_blocks=2,
+        conditioning="film",
         feed_forward={"name": "swiglu"},
         masking="clean_context",
         mask_ratio=0.5,

@@ -150,16 +150,19 @@ def test_a_size_says_how_large_the_models_are_and_leaves_the_rest_to_the_experim
 OTHER_VALUES = {
     "video_tokenizer": {
         "patch_size": 16, "patches": "linear", "embed_dim": 32, "num_heads": 2, "hidden_dim": 64, "num_blocks": 2,
-        "norm": "post", "temporal": True, "latent_dim": 4, "num_bins": 3, "latent_norm": False, "moving_weight": 1,
+        "norm": "post", "qk_norm": True, "positions": "rope",
+        "temporal": True, "latent_dim": 4, "num_bins": 3, "latent_norm": False, "moving_weight": 1,
     },
     "action_tokenizer": {
         "n_actions": 8, "num_bins": 4, "shrink": 1, "latent_norm": False, "usage_weight": 3, "variance_weight": 7,
         "moving_weight": 1, "encoder.width": 8, "encoder.channels": 2, "encoder.reach": 3, "encoder.moments": True,
-        "decoder.width": 8,
+        "decoder.width": 8, "encoder.qk_norm": True, "encoder.positions": "alibi", "decoder.qk_norm": True,
+        "decoder.positions": "rope",
     },
     "dynamics": {
         "feed_forward.num_experts": 2, "feed_forward.top_k": 1, "feed_forward.balance_weight": 1,
         "embed_dim": 64, "num_heads": 2, "hidden_dim": 64, "num_blocks": 1, "norm": "post",
+        "qk_norm": True, "positions": "alibi", "conditioning": "prepend", "feed_forward.z_weight": 1,
         "masking": "anchored", "mask_ratio": 0.9, "context_noise": 0.5, "moving_weight": 3,
     },
 }  # fmt: skip
@@ -186,6 +189,8 @@ def test_every_key_of_a_stage_changes_what_it_learns(stage, key):
         also = ["stage.variance_target=5"]
     if key.startswith("feed_forward."):
         also = ["stage/feed_forward=moe"]
+    if re.fullmatch(r"(en|de)coder\.(qk_norm|positions)", key):
+        also = ["stage/encoder=window_attention", "stage/decoder=masked", "stage.decoder.mask_ratio=0.5"]
     losses = [first_loss(built(stage, "experiment=laptop", *also, *o)) for o in ([], [f"stage.{key}={value}"])]
     assert losses[0] != losses[1]
 

@@ -171,6 +171,10 @@ def test_the_public_project_reads_what_is_written(tmp_path):
         ("video_tokenizer", "temporal", False, r"video_tokenizer: stage\.temporal=False"),
         ("action_tokenizer", "shrink", 2, r"action_tokenizer: stage\.shrink=2"),
         ("dynamics", "norm", "pre", r"dynamics: stage\.norm=pre"),
+        ("dynamics", "positions", "rope", r"dynamics: stage\.positions=rope"),
+        ("dynamics", "conditioning", "prepend", r"dynamics: stage\.conditioning=prepend"),
+        ("dynamics", "qk_norm", True, r"dynamics: stage\.qk_norm=True"),
+        ("video_tokenizer", "positions", "alibi", r"video_tokenizer: stage\.positions=alibi"),
     ],
 )
 def test_an_option_that_the_public_project_lacks_is_named(tmp_path, stage, option, value, named):
@@ -184,10 +188,11 @@ def test_an_option_that_the_public_project_lacks_is_named(tmp_path, stage, optio
 def test_a_codec_that_the_public_project_lacks_is_named(dynamics, tmp_path):
     with pytest.raises(ValueError, match="stands in the way"):
         to_public(dynamics, tmp_path)
-    world = convert(**FILES)
-    world.action_tokenizer.hparams["encoder"]["name"] = "motion"
-    with pytest.raises(ValueError, match=r"stage\.encoder\.name=motion"):
-        to_public(world, tmp_path)
+    for option, value in (("name", "motion"), ("name", "window_attention"), ("positions", "rope"), ("qk_norm", True)):
+        world = convert(**FILES)
+        world.action_tokenizer.hparams["encoder"][option] = value
+        with pytest.raises(ValueError, match=rf"stage\.encoder\.{option}={value}"):
+            to_public(world, tmp_path)
     world = convert(**FILES)
     world.action_tokenizer.hparams["decoder"]["num_blocks"] = 3
     with pytest.raises(ValueError, match=r"encoder\.num_blocks=2 and stage\.decoder\.num_blocks=3"):

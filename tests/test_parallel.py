@@ -19,7 +19,7 @@ from tinyworlds.command import CONF
 from tinyworlds.maskgit import anchored_mask, frame_mask, replace_some
 from tinyworlds.models import STAGES
 from tinyworlds.models.action_tokenizer import code_entropy
-from tinyworlds.nn.feed_forward import MoE
+from tinyworlds.nn.feed_forward import MoE, Routing
 from tinyworlds.nn.fsq import FSQ
 from tinyworlds.nn.norms import LatentNorm
 from tinyworlds.runs import continued
@@ -33,14 +33,15 @@ def over_the_batch(rows: torch.Tensor) -> list[torch.Tensor]:
     """All that is taken over a batch, and its gradients to the rows; what is per row comes last."""
     torch.manual_seed(3)
     norm, quantizer = LatentNorm(latent_dim=3), FSQ(latent_dim=3, num_bins=2)
-    experts = MoE(embed_dim=3, hidden_dim=6, num_experts=2, top_k=1, balance_weight=1.0)
+    experts = MoE(embed_dim=3, hidden_dim=6, num_experts=2, top_k=1, balance_weight=1.0, z_weight=1.0)
     chosen = rows[rows > 0.1]  # not as many on each
-    experts(rows)
+    routed: list[Routing] = []
+    experts(rows, routed)
     global_losses = [
         parallel.mean(chosen.square()),
         parallel.moments_of_rows(rows)[1].sum(),
         code_entropy(norm(rows), quantizer),
-        experts.balance_loss,
+        experts.loss(routed[0]),
     ]
     weighed = parallel.mean((norm(rows) * torch.linspace(0, 1, 3)).pow(3))
     (gradient,) = torch.autograd.grad(sum(global_losses, weighed), rows)

@@ -22,11 +22,16 @@ pytestmark = pytest.mark.filterwarnings("ignore:You are trying to `self.log")
 
 FRAMES, CLIPS = 4, 3
 ADAMW = partial(adamw, lr=1e-3, betas=[0.9, 0.999], weight_decay=0.01)
-TRANSFORMER = {"embed_dim": 32, "num_heads": 2, "hidden_dim": 48, "num_blocks": 2, "norm": "pre"}
+TRANSFORMER = {
+    "embed_dim": 32, "num_heads": 2, "hidden_dim": 48, "num_blocks": 2, "norm": "pre", "qk_norm": False,
+    "positions": "sincos",
+}  # fmt: skip
 MOTION = {"name": "motion", "width": 8}
 
 
-def built(name: str, *, clip_length: int = FRAMES, num_blocks: int = 2, masking: str = "clean_context") -> Stage:
+def built(
+    name: str, *, clip_length: int = FRAMES, num_blocks: int = 2, masking: str = "clean_context", **variant: Any
+) -> Stage:
     """A small stage for frames of 32x32, all of whose tokens are hidden in training."""
     dataset = {"name": "test", "path": "test.h5", "val_fraction": 0.2, "clip_length": clip_length}
     known: dict[str, Any] = {"frame_size": (32, 32), "dataset": dataset, "latent_norm": True, "moving_weight": 1}
@@ -47,18 +52,17 @@ def built(name: str, *, clip_length: int = FRAMES, num_blocks: int = 2, masking:
     )
     if name != "dynamics":
         return {"video_tokenizer": video, "action_tokenizer": action}[name]()
-    return Dynamics(
-        video_tokenizer=video(),
-        action_tokenizer=action(),
-        dataset=dataset,
-        feed_forward={"name": "swiglu"},
-        masking=masking,
-        mask_ratio=1,
-        context_noise=0,
-        moving_weight=1,
-        decoding={"steps": 4, "schedule": "exponential", "temperature": 1.0},
+    options = {
+        "conditioning": "film",
+        "feed_forward": {"name": "swiglu"},
+        "masking": masking,
+        "mask_ratio": 1,
+        "context_noise": 0,
+        "moving_weight": 1,
+        "decoding": {"steps": 4, "schedule": "exponential", "temperature": 1.0},
         **(TRANSFORMER | {"num_blocks": num_blocks}),
-    )
+    }
+    return Dynamics(video_tokenizer=video(), action_tokenizer=action(), dataset=dataset, **(options | variant))
 
 
 def rehearsed(stage: Stage, **options: Any) -> Rehearsal:
@@ -115,13 +119,31 @@ def test_operations_are_those_that_torch_counts():
         assert rehearsed(stage).flops == pytest.approx(counter.get_total_flops(), rel=0.06)
 
 
+VARIANTS: list[dict[str, Any]] = [
+    {"feed_forward": {"name": "moe", "num_experts": 4, "top_k": 2, "balance_weight": 0.1, "z_weight": 0.1}},
+    {"positions": "rope", "conditioning": "prepend"},
+    {"positions": "alibi", "conditioning": "adaln_zero", "qk_norm": True},
+]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants_are_planned_as_they_are_computed(variant):
+    """Experts as if all did as much, which costs as many operations as any routing."""
+    stage = built("dynamics", **variant)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        torch.autograd.backward(stage.train().training_step(noise(stage), 0))
+    peak, _ = really(copy.deepcopy(built("dynamics", **variant)))
+    found = rehearsed(stage)
+    assert found.flops == pytest.approx(counter.get_total_flops(), rel=0.06)
+    assert sum(found.then.values()) == pytest.approx(sum(peak.values()), rel=0.05)
+
+
 @pytest.mark.parametrize("blocks", [1, 3])
 def test_operations_are_those_of_the_formula(blocks):
     """Two for each weight and token forward, twice that backward; scores and their use in attention likewise."""
     embed, hidden, batch, frames, patches = 32, 48, 2, 5, 16
-    transformer = SpaceTimeTransformer(
-        embed_dim=embed, num_heads=2, hidden_dim=hidden, num_blocks=blocks, norm="pre", condition_dim=4
-    )
+    options = TRANSFORMER | {"num_blocks": blocks, "grid": (4, 4)}
+    transformer = SpaceTimeTransformer(**options, condition_dim=4)
     x = torch.rand(batch, frames, patches, embed, requires_grad=True)
     condition = Condition(torch.rand(batch, frames, 4), torch.ones(frames, dtype=torch.bool))
     ledger = Ledger([], weights=[], shards=1)

@@ -18,7 +18,7 @@ from tinyworlds.command import build, command
 from tinyworlds.data.settings import check_number, check_whole, frame_size
 from tinyworlds.media import replacing
 from tinyworlds.models import STAGES, ActionTokenizer, Dynamics, Stage, VideoTokenizer
-from tinyworlds.nn.transformer import Block
+from tinyworlds.nn.block import Block
 from tinyworlds.rehearsal import PRECISIONS, Rehearsal, nbytes, rehearse
 
 warnings.filterwarnings("ignore", ".*self.log")  # there is no trainer that would log

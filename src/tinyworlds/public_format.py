@@ -13,7 +13,9 @@ from torch import Tensor
 
 from tinyworlds.data.settings import check_number, check_whole
 from tinyworlds.models import ActionTokenizer, Dynamics, Stage, VideoTokenizer
-from tinyworlds.nn.feed_forward import SWIGLU
+from tinyworlds.nn.feed_forward import SWIGLU, MoE
+from tinyworlds.nn.norms import FILM
+from tinyworlds.nn.positions import SINCOS
 
 LIMITS = {
     "frame_size": (1, 1024), "patch_size": (1, 256), "embed_dim": (6, 4096), "num_heads": (1, 256),
@@ -22,16 +24,17 @@ LIMITS = {
 }  # fmt: skip
 """The least and the most that a config may say."""
 UNKNOWN = ("use_rope", "use_adaln_zero")
-"""Variants of its models that are not among ours."""
+"""Variants of its models that are not converted: ours of the like compute something else."""
 
 TRANSFORMER = ("embed_dim", "num_heads", "hidden_dim", "num_blocks")
-PATCHES = {"patches": "linear", "norm": "post"}
+BLOCK = {"norm": "post", "qk_norm": False, "positions": SINCOS}
+PATCHES = {"patches": "linear", **BLOCK}
 FIXED: dict[str, dict[str, Any]] = {
     "video_tokenizer": {**PATCHES, "temporal": True, "latent_norm": False},
     "action_tokenizer": {"num_bins": 2, "shrink": 1, "latent_norm": False},
     "encoder": {"name": "mean_concat", **PATCHES},
     "decoder": {"name": "masked", **PATCHES},
-    "dynamics": {"norm": "post"},
+    "dynamics": {**BLOCK, "conditioning": FILM},
 }
 """What is a choice here, and there the only way."""
 TRAINING: dict[str, dict[str, Any]] = {
@@ -90,7 +93,7 @@ def hyperparameters(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """
     for variant in UNKNOWN:
         if config.get(variant):
-            raise ValueError(f"{variant}={config[variant]}: there is no such variant here")
+            raise ValueError(f"{variant}={config[variant]}: no such variant is converted")
     transformer = _numbers(config, TRANSFORMER)
     patches = _numbers(config, ("frame_size", "patch_size"))
     made = {**FIXED[name], **copy.deepcopy(TRAINING[name]), "dataset": _dataset(config)}
@@ -215,7 +218,7 @@ def _feed_forward(config: Mapping[str, Any]) -> dict[str, Any]:
         return dict(SWIGLU)
     _numbers(config, ("num_experts", "top_k_experts"))
     check_number("moe_aux_loss_coeff", config.get("moe_aux_loss_coeff"), at_least=0, at_most=1e6)
-    return {"name": "moe", **{ours: config[theirs] for ours, theirs in EXPERTS.items()}}
+    return {"name": "moe", **MoE.earlier, **{ours: config[theirs] for ours, theirs in EXPERTS.items()}}
 
 
 def _check_same(part: str, options: Mapping[str, Any]) -> None:

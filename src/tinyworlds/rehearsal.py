@@ -126,7 +126,7 @@ def _forward_and_backward(
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         raise ValueError(
             f"stage={stage.name} cannot be planned as it is set: how much {error.func} computes depends on the frames; "
-            "leave out stage/feed_forward=moe and stage.usage_weight"
+            "leave out stage.usage_weight"
         ) from None
 
 
@@ -220,7 +220,10 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class Average(TorchFunctionMode):
-    """Where a mask picks tokens, of which nothing is known but how many it picks on average, picks as many."""
+    """Where a mask picks tokens, of which nothing is known but how many it picks on average, picks as many.
+
+    And where tokens are dealt out to experts, each is given as many.
+    """
 
     def __init__(self, share: float) -> None:
         super().__init__()
@@ -232,6 +235,8 @@ class Average(TorchFunctionMode):
         if func is Tensor.__getitem__ and isinstance(args[1], Tensor) and args[1].dtype == torch.bool:
             values, mask = args
             return values.flatten(0, mask.ndim - 1)[torch.arange(round(self.share * mask.numel()))]
+        if func is torch.tensor_split and isinstance(args[1], Tensor):
+            return func(args[0], len(args[1]) + 1)
         return func(*args, **(kwargs or {}))
 
 

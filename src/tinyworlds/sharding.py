@@ -22,7 +22,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 
-from tinyworlds.nn.transformer import Block
+from tinyworlds.nn.block import Block
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 ENTRANCES = ("training_step", "validation_step", "pictures")

@@ -7,7 +7,10 @@ from hypothesis import strategies as st
 
 from tinyworlds.models import ActionTokenizer
 from tinyworlds.models.action_tokenizer import code_entropy, latent_dim_of
+from tinyworlds.nn.action_codecs import MeanConcatEncoder, WindowAttentionEncoder
 from tinyworlds.nn.fsq import FSQ
+
+from ..conftest import roughened
 
 SPACE_TIME = {
     "patch_size": 8,
@@ -17,15 +20,27 @@ SPACE_TIME = {
     "hidden_dim": 24,
     "num_blocks": 1,
     "norm": "post",
+    "qk_norm": False,
+    "positions": "sincos",
 }
 
 
-@pytest.fixture(params=["motion", "space-time"])
+CODECS = {
+    "motion": None,
+    "space-time": ("mean_concat", SPACE_TIME),
+    "space-time, rope": ("mean_concat", {**SPACE_TIME, "positions": "rope", "qk_norm": True}),
+    "windows": ("window_attention", SPACE_TIME),
+    "windows, alibi": ("window_attention", {**SPACE_TIME, "positions": "alibi"}),
+}
+
+
+@pytest.fixture(params=CODECS.values(), ids=CODECS)
 def tokenizer(request, action_tokenizer) -> ActionTokenizer:
     """Each codec."""
-    if request.param == "space-time":
-        encoder = {"name": "mean_concat", **SPACE_TIME}
-        decoder = {"name": "masked", "mask_ratio": 1.0, **SPACE_TIME}
+    if request.param is not None:
+        name, options = request.param
+        encoder = {"name": name, **options}
+        decoder = {"name": "masked", "mask_ratio": 1.0, **options}
         action_tokenizer = ActionTokenizer(**{**action_tokenizer.hparams, "encoder": encoder, "decoder": decoder})
         for parameter in action_tokenizer.parameters():
             torch.nn.init.normal_(parameter, std=0.2)
@@ -39,6 +54,40 @@ def test_an_action_per_transition_that_depends_on_no_later_frame(tokenizer, fram
     assert latents.shape == (2, 4, 2)
     assert torch.equal(latents[:, :2], changed[:, :2])
     assert not torch.equal(latents[:, 2], changed[:, 2])
+
+
+@pytest.mark.parametrize("positions", ["sincos", "rope", "alibi"])
+@pytest.mark.parametrize("changed", range(5))
+def test_under_window_attention_a_transition_depends_on_its_two_frames_alone(frames, changed, positions):
+    options = {"frame_size": (16, 24), "latent_dim": 2, **SPACE_TIME, "num_blocks": 2, "positions": positions}
+    encoder = roughened(WindowAttentionEncoder(**options))
+    other = frames.clone()
+    other[:, changed] *= -1
+    moved = ((encoder(frames) - encoder(other)).abs() > 1e-6).any(-1)[0]
+    assert moved.tolist() == [transition in (changed - 1, changed) for transition in range(4)]
+    assert not encoder.temporal
+
+
+def test_in_a_window_each_frame_sees_the_other(frames):
+    """And so what the head reads of the first depends on the second, which under a causal mask it does not."""
+    options = {"frame_size": (16, 24), "latent_dim": 2, **SPACE_TIME}
+    other = frames[:, :2].clone()
+    other[:, 1] *= -1
+    for kind, seen in ((WindowAttentionEncoder, True), (MeanConcatEncoder, False)):
+        encoder = kind(**options)
+        first, changed = (encoder.pooled(clip)[..., :16] for clip in (frames[:, :2], other))
+        assert torch.equal(first, changed) != seen
+
+
+def test_a_transformer_of_a_checkpoint_from_before_there_was_a_choice_is_as_it_was(action_tokenizer):
+    earlier = {key: value for key, value in SPACE_TIME.items() if key not in ("qk_norm", "positions")}
+    decoder = {"name": "masked", "mask_ratio": 1.0, **earlier}
+    parts = {"encoder": {"name": "mean_concat", **earlier}, "decoder": decoder}
+    again = ActionTokenizer.from_hyperparameters({**action_tokenizer.hparams, **parts})
+    for part in parts:
+        assert again.hparams[part] == {**parts[part], "qk_norm": False, "positions": "sincos"}
+    motion = ActionTokenizer.from_hyperparameters(action_tokenizer.hparams)
+    assert motion.hparams["encoder"] == action_tokenizer.hparams["encoder"]
 
 
 def test_an_action_changes_the_frame_it_leads_to_and_none_before(tokenizer, frames):

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -6,7 +8,25 @@ from hypothesis import strategies as st
 
 from tinyworlds.maskgit import Decoding, anchored_mask, decode
 from tinyworlds.models import ActionTokenizer, Dynamics
-from tinyworlds.nn.transformer import Timeline
+from tinyworlds.nn.positions import Timeline
+
+from ..conftest import roughened
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "rope, add": {"positions": "rope", "conditioning": "add", "qk_norm": True},
+    "alibi, prepend": {"positions": "alibi", "conditioning": "prepend", "norm": "post"},
+    "rope, adaln_zero, moe": {
+        "positions": "rope",
+        "conditioning": "adaln_zero",
+        "feed_forward": {"name": "moe", "num_experts": 3, "top_k": 2, "balance_weight": 0.1, "z_weight": 0.1},
+    },
+}
+every_variant = pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+
+
+def varied(dynamics: Dynamics, variant: dict[str, Any]) -> Dynamics:
+    return roughened(Dynamics.from_hyperparameters({**dynamics.hparams, **variant})).eval()
 
 
 def logits(dynamics, tokens, hidden, actions):
@@ -102,8 +122,10 @@ def test_noise_is_in_the_context_alone(dynamics, tokens):
     assert noisy != clean
 
 
-def test_a_clean_context_guesses_what_decoding_guesses(dynamics, tokens, actions):
+@every_variant
+def test_a_clean_context_guesses_what_decoding_guesses(dynamics, tokens, actions, variant):
     """Frame t has the features that it has when it is decoded alone after the frames before it."""
+    dynamics = varied(dynamics, variant)
     hidden = torch.rand(2, 3, 6, generator=torch.Generator().manual_seed(0)) < 0.6
     condition = dynamics.condition(actions)
     past = dynamics.remember(tokens[:, :-1], condition.at(slice(3)))
@@ -112,7 +134,37 @@ def test_a_clean_context_guesses_what_decoding_guesses(dynamics, tokens, actions
     for t in range(1, 4):
         window = torch.cat([torch.zeros(2, t, 6, dtype=torch.bool), hidden[:, t - 1 : t]], dim=1)
         alone = dynamics(tokens[:, : t + 1], window, dynamics.condition(actions[:, :t]))[:, -1]
-        torch.testing.assert_close(at_once[:, t - 1], alone)
+        torch.testing.assert_close(at_once[:, t - 1], alone, atol=1e-5, rtol=1e-4)
+
+
+@every_variant
+def test_the_action_decides_what_is_imagined_also_in_windows_longer_than_in_training(dynamics, variant):
+    dynamics = varied(dynamics, variant)
+    dynamics.context_length = 9
+    generator = torch.Generator().manual_seed(0)
+    tokens, actions = (torch.randint(n, (1, 8, *shape), generator=generator) for n, shape in ((27, (6,)), (4, ())))
+    greedy = Decoding(steps=3, schedule="linear", temperature=0.0)
+    unseen, guesses = (torch.zeros(1, 1, 6, dtype=torch.int64), torch.ones(1, 1, 6, dtype=torch.bool)), []
+    for action in range(4):
+        actions[:, -1] = action
+        plain = whole_window(dynamics, tokens, actions, horizon=1)
+        imagined = dynamics.predict(tokens, actions, horizon=1, decoding=greedy)
+        assert torch.equal(imagined, decode(plain, (1, 1, 6), decoding=greedy))
+        guesses.append(plain(*unseen).flatten())
+    assert torch.pdist(torch.stack(guesses)).min() > 0.01
+
+
+def test_experts_add_to_the_loss_of_training_and_are_watched(dynamics, frames, monkeypatch):
+    dynamics = varied(dynamics, VARIANTS["rope, adaln_zero, moe"]).train()
+    logged: dict[str, Any] = {}
+    monkeypatch.setattr(dynamics, "log", lambda name, value, **_: logged.update({name: float(value.detach())}))
+    total = dynamics.training_step(frames[:, :4], 0)
+    seen = {name.removeprefix("train/experts/"): value for name, value in logged.items() if "experts" in name}
+    assert seen.keys() == {"balance", "z", "evenness", "busiest", "idlest"}
+    # Two blocks, each the mean over what it was given.
+    assert 0.1 * 2 * seen["balance"] < float(total) - logged["train/loss"]
+    assert 1 / 3 <= seen["evenness"] <= 1
+    assert 0 <= seen["idlest"] <= 1 / 3 <= seen["busiest"] <= 0.5  # of two choices none twice
 
 
 def test_the_first_frame_has_no_action(dynamics, actions):
@@ -223,8 +275,18 @@ def test_noise_without_a_clean_context_is_refused(dynamics):
 
 
 def test_a_checkpoint_from_before_there_was_a_choice_is_as_it_was(dynamics):
-    later = ("feed_forward", "context_noise", "moving_weight")
+    later = ("feed_forward", "context_noise", "moving_weight", "qk_norm", "positions", "conditioning")
     hyperparameters = {key: value for key, value in dynamics.hparams.items() if key not in later}
+    for key in ("qk_norm", "positions"):
+        del hyperparameters["video_tokenizer"][key]
     again = Dynamics.from_hyperparameters(hyperparameters)
     again.load_state_dict(dynamics.state_dict())
     assert again.hparams["feed_forward"] == {"name": "swiglu"}
+    assert again.hparams["conditioning"] == "film"
+    assert again.hparams["positions"] == again.video_tokenizer.hparams["positions"] == "sincos"
+
+
+def test_experts_of_a_checkpoint_from_before_there_was_a_z_loss_have_none(dynamics):
+    earlier = {"name": "moe", "num_experts": 3, "top_k": 2, "balance_weight": 0.1}
+    again = Dynamics.from_hyperparameters({**dynamics.hparams, "feed_forward": earlier})
+    assert again.hparams["feed_forward"] == {**earlier, "z_weight": 0}

@@ -16,7 +16,8 @@ from tinyworlds.maskgit import Decoding
 from tinyworlds.models import ActionTokenizer, Dynamics, VideoTokenizer
 
 torch.manual_seed(0)
-shared = {"embed_dim": 12, "num_heads": int(sys.argv[1]), "hidden_dim": 24, "norm": "pre"}
+plain = {"qk_norm": False, "positions": "sincos"}
+shared = {"embed_dim": 12, "num_heads": int(sys.argv[1]), "hidden_dim": 24, "norm": "pre", **plain}
 known = {"frame_size": (16, 16), "dataset": {"name": "test", "path": "test.h5", "val_fraction": 0.1, "clip_length": 3}}
 video = VideoTokenizer(
     **known, **shared, patch_size=8, num_blocks=1, latent_dim=3, num_bins=3, patches="conv", temporal=True,
@@ -31,7 +32,7 @@ action = ActionTokenizer(
 greedy = {"steps": 3, "schedule": "linear", "temperature": 0}
 dynamics = Dynamics(
     video_tokenizer=video, action_tokenizer=action, dataset=known["dataset"], **shared, num_blocks=1,
-    feed_forward={"name": "swiglu"}, masking="clean_context", mask_ratio=0.5, context_noise=0,
+    conditioning="film", feed_forward={"name": "swiglu"}, masking="clean_context", mask_ratio=0.5, context_noise=0,
     moving_weight=0, decoding=greedy,
 )
 for parameter in dynamics.parameters():

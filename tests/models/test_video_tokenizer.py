@@ -2,15 +2,19 @@ import pytest
 import torch
 
 from tinyworlds.models import VideoTokenizer
+from tinyworlds.nn.positions import POSITIONS
 
 
+@pytest.mark.parametrize("variant", [{}, {"positions": "rope", "qk_norm": True}, {"positions": "alibi"}])
 @pytest.mark.parametrize("changed", range(5))
-def test_no_token_and_no_pixel_depends_on_a_later_frame(video_tokenizer, frames, changed):
+def test_no_token_and_no_pixel_depends_on_a_later_frame(video_tokenizer, frames, changed, variant):
+    tokenizer = VideoTokenizer(**{**video_tokenizer.hparams, **variant}).eval()
+    tokenizer.load_state_dict(video_tokenizer.state_dict(), strict=False)
     other = frames.clone()
     other[:, changed] *= -1
     with torch.no_grad():
-        tokens = [video_tokenizer.tokenize(clip) for clip in (frames, other)]
-        pixels = [video_tokenizer(clip) for clip in (frames, other)]
+        tokens = [tokenizer.tokenize(clip) for clip in (frames, other)]
+        pixels = [tokenizer(clip) for clip in (frames, other)]
     assert torch.equal(tokens[0][:, :changed], tokens[1][:, :changed])
     assert torch.equal(pixels[0][:, :changed], pixels[1][:, :changed])
     assert not torch.equal(pixels[0][:, changed], pixels[1][:, changed])
@@ -26,8 +30,10 @@ def test_tokens_decode_to_what_their_codes_decode_to(video_tokenizer, frames):
 
 @pytest.mark.parametrize("last", [1, 3, 5, 9])
 @pytest.mark.parametrize("temporal", [True, False])
-def test_the_last_frames_alone_look_as_they_do_among_all(video_tokenizer, frames, temporal, last):
-    tokenizer = VideoTokenizer(**{**video_tokenizer.hparams, "temporal": temporal}).eval()
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_the_last_frames_alone_look_as_they_do_among_all(video_tokenizer, frames, temporal, last, positions):
+    options = {"temporal": temporal, "positions": positions}
+    tokenizer = VideoTokenizer(**{**video_tokenizer.hparams, **options}).eval()
     codes = tokenizer.encode(frames)
     torch.testing.assert_close(tokenizer.decode(codes, last=last), tokenizer.decode(codes)[:, -last:])
 

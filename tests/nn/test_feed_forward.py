@@ -3,7 +3,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyworlds.nn.feed_forward import MoE, SwiGLU, build_feed_forward
+from tinyworlds.nn.feed_forward import MoE, Routing, SwiGLU, build_feed_forward, summary
+
+EXPERTS = {"name": "moe", "num_experts": 2, "top_k": 1}
 
 
 def test_swiglu_is_its_equation_with_two_thirds_of_the_units():
@@ -24,7 +26,7 @@ def test_no_units_are_refused():
 @given(experts=st.integers(1, 6), data=st.data(), tokens=st.integers(1, 9))
 def test_a_mixture_is_the_weighted_sum_of_the_best_experts(experts, data, tokens):
     top_k = data.draw(st.integers(1, experts))
-    layer = MoE(embed_dim=6, hidden_dim=9, num_experts=experts, top_k=top_k, balance_weight=0)
+    layer = MoE(embed_dim=6, hidden_dim=9, num_experts=experts, top_k=top_k, balance_weight=0, z_weight=0)
     x = torch.randn(2, tokens, 6)
     scores = x @ layer.router.weight.T
     weights = torch.zeros_like(scores)
@@ -37,7 +39,7 @@ def test_a_mixture_is_the_weighted_sum_of_the_best_experts(experts, data, tokens
 
 
 def test_router_and_experts_that_were_chosen_learn():
-    layer = MoE(embed_dim=6, hidden_dim=9, num_experts=3, top_k=2, balance_weight=0)
+    layer = MoE(embed_dim=6, hidden_dim=9, num_experts=3, top_k=2, balance_weight=0, z_weight=0)
     with torch.no_grad():
         layer.router.weight.copy_(torch.eye(3, 6))
     x = torch.randn(20, 6)
@@ -47,42 +49,85 @@ def test_router_and_experts_that_were_chosen_learn():
     assert [expert.out.weight.grad.any().item() for expert in layer.experts] == [True, True, False]
 
 
-def test_the_balance_loss_is_its_weight_where_work_is_even_and_grows_with_unevenness():
-    layer = MoE(embed_dim=4, hidden_dim=6, num_experts=4, top_k=1, balance_weight=0.5)
+def routed(layer: MoE, x: torch.Tensor) -> Routing:
+    routings: list[Routing] = []
+    layer(x, routings)
+    (routing,) = routings
+    return routing
+
+
+def even(**options) -> tuple[MoE, torch.Tensor]:
+    """Four experts, of which each token is for one alone, and a token for each."""
+    layer = MoE(**{"embed_dim": 4, "hidden_dim": 6, "num_experts": 4, "top_k": 1, "balance_weight": 0.5, **options})
     with torch.no_grad():
         layer.router.weight.copy_(torch.eye(4))
-    layer(torch.eye(4) * 3)
-    torch.testing.assert_close(layer.balance_loss, torch.tensor(0.5))
-    layer(torch.eye(4)[:1].expand(4, 4) * 100)
-    torch.testing.assert_close(layer.balance_loss, torch.tensor(0.5 * 4))
-    before = layer.balance_loss
-    layer.eval()(torch.eye(4))
-    assert layer.balance_loss is before
+    return layer, torch.eye(4) * 3
+
+
+def test_the_balance_loss_is_its_weight_where_work_is_even_and_grows_with_unevenness():
+    layer, tokens = even(z_weight=0)
+    routing = routed(layer, tokens)
+    torch.testing.assert_close(layer.loss(routing), torch.tensor(0.5))
+    torch.testing.assert_close(routing.share, torch.full((4,), 0.25))
+    assert routing.evenness.item() == pytest.approx(1)
+    uneven = routed(layer, tokens[:1].expand(4, 4) * 40)
+    torch.testing.assert_close(layer.loss(uneven), torch.tensor(0.5 * 4))
+    assert uneven.evenness.item() == pytest.approx(0.25)
+    assert summary([routing, uneven])["evenness"].item() == pytest.approx(0.625)
+    assert (summary([routing, uneven])["busiest"], summary([routing, uneven])["idlest"]) == (1, 0)
+
+
+@given(tokens=st.integers(1, 9), experts=st.integers(1, 6), data=st.data())
+def test_no_routing_has_a_smaller_balance_loss_than_an_even_one_and_all_that_is_sent_arrives(tokens, experts, data):
+    """Of scores that are all alike, whoever the tokens go to; sent are `top_k` experts for each token."""
+    top_k = data.draw(st.integers(1, experts))
+    layer = MoE(embed_dim=4, hidden_dim=6, num_experts=experts, top_k=top_k, balance_weight=1, z_weight=0)
+    routing = routed(layer, torch.randn(tokens, 4))
+    assert (routing.share * tokens * top_k).round().sum() == tokens * top_k
+    assert routing.share.max() <= 1 / top_k + 1e-6  # no token goes to one expert twice
+    torch.nn.init.zeros_(layer.router.weight)
+    torch.testing.assert_close(routed(layer, torch.randn(tokens, 4)).balance, torch.tensor(1.0))
+
+
+def test_the_z_loss_is_its_equation_and_shrinks_scores():
+    layer, tokens = even(balance_weight=0, z_weight=2.0)
+    expected = (3 * torch.eye(4)).exp().sum(-1).log().square().mean()
+    torch.testing.assert_close(layer.loss(routed(layer, tokens)), 2 * expected)
+    layer.loss(routed(layer, tokens)).backward()
+    assert (layer.router.weight.grad.diagonal() > 0).all()
+
+
+def test_nothing_is_noted_where_nothing_is_learned():
+    layer, tokens = even(z_weight=1)
+    routings: list[Routing] = []
+    layer.eval()(tokens, routings)
+    assert routings == []
 
 
 def test_the_balance_loss_evens_the_work_out():
-    layer = MoE(embed_dim=4, hidden_dim=6, num_experts=4, top_k=2, balance_weight=1)
+    layer = MoE(embed_dim=4, hidden_dim=6, num_experts=4, top_k=2, balance_weight=1, z_weight=0)
     x = torch.randn(256, 4) + 1
     optimizer = torch.optim.Adam(layer.parameters(), lr=0.05)
-    shares = []
+    busiest = []
     for _ in range(100):
-        layer(x)
-        shares.append((layer.router(x).topk(2).indices.flatten().bincount(minlength=4) / 512).max().item())
+        routing = routed(layer, x)
+        busiest.append(routing.share.max().item())
         optimizer.zero_grad()
-        layer.balance_loss.backward()
+        layer.loss(routing).backward()
         optimizer.step()
-    assert shares[0] > 0.4
-    assert shares[-1] < 0.3
+    assert busiest[0] > 0.4
+    assert busiest[-1] < 0.3
 
 
 @pytest.mark.parametrize(
     ("options", "named"),
     [
         ({"name": "relu"}, r"feed_forward\.name='relu' is none of swiglu, moe"),
-        ({"name": "moe", "num_experts": 2, "top_k": 3, "balance_weight": 0}, r"feed_forward\.top_k=3"),
-        ({"name": "moe", "num_experts": 0, "top_k": 0, "balance_weight": 0}, r"feed_forward\.top_k=0"),
-        ({"name": "moe", "num_experts": 2, "top_k": 1, "balance_weight": -1}, r"feed_forward\.balance_weight=-1"),
-        ({"name": "moe", "num_experts": 2, "top_k": 1}, "feed_forward.*balance_weight"),
+        ({"name": "moe", "num_experts": 2, "top_k": 3, "balance_weight": 0, "z_weight": 0}, r"feed_forward\.top_k=3"),
+        ({"name": "moe", "num_experts": 0, "top_k": 0, "balance_weight": 0, "z_weight": 0}, r"feed_forward\.top_k=0"),
+        ({**EXPERTS, "balance_weight": -1, "z_weight": 0}, r"feed_forward\.balance_weight=-1"),
+        ({**EXPERTS, "balance_weight": 0, "z_weight": -1}, r"feed_forward\.z_weight=-1"),
+        ({**EXPERTS, "z_weight": 0}, "feed_forward.*balance_weight"),
         ({"name": "swiglu", "top_k": 1}, "feed_forward.*top_k"),
     ],
 )

@@ -49,6 +49,9 @@ def test_without_a_gradient_blocks_compute_what_they_do_with_one(
         hidden_dim=hidden_dim,
         num_blocks=2,
         norm=norm,
+        qk_norm=False,
+        positions="sincos",
+        grid=(1, positions),
         temporal=temporal,
         condition_dim=condition_dim,
     )
@@ -68,10 +71,12 @@ def test_without_a_gradient_blocks_compute_what_they_do_with_one(
         torch.testing.assert_close(one, other.detach(), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("variant", [{}, {"positions": "rope"}, {"positions": "alibi"}, {"qk_norm": True}])
 @pytest.mark.parametrize("num_heads", [1, 4])  # of 16 channels, and narrow ones
 @pytest.mark.parametrize("gradient", [True, False])
-def test_what_is_remembered_with_a_gradient_serves_without_and_the_other_way_round(num_heads, gradient):
-    model, x = SpaceTimeTransformer(**(OPTIONS | {"num_heads": num_heads})), torch.randn(2, 5, 7, 16)
+def test_what_is_remembered_with_a_gradient_serves_without_and_the_other_way_round(variant, num_heads, gradient):
+    options = OPTIONS | {"num_heads": num_heads} | variant
+    model, x = SpaceTimeTransformer(**options), torch.randn(2, 5, 5, 16)
     with torch.set_grad_enabled(gradient):
         past = model.remember(x[:, :3])
     with torch.set_grad_enabled(not gradient):
@@ -79,7 +84,10 @@ def test_what_is_remembered_with_a_gradient_serves_without_and_the_other_way_rou
     torch.testing.assert_close(later, model(x)[:, 3:])
 
 
-OPTIONS = {"embed_dim": 16, "num_heads": 4, "hidden_dim": 24, "num_blocks": 2, "norm": "post"}
+OPTIONS = {
+    "embed_dim": 16, "num_heads": 4, "hidden_dim": 24, "num_blocks": 2, "norm": "post", "qk_norm": False,
+    "positions": "sincos", "grid": (1, 5),
+}  # fmt: skip
 
 
 def test_large_weights_make_no_difference():
@@ -107,15 +115,33 @@ def test_what_is_no_number_does_not_become_one():
     [
         {"embed_dim": 64, "num_heads": 1},
         {"embed_dim": LARGEST + 32, "num_heads": (LARGEST + 32) // 32},
-        {"feed_forward": {"name": "moe", "num_experts": 2, "top_k": 1, "balance_weight": 0}},
+        {"feed_forward": {"name": "moe", "num_experts": 2, "top_k": 1, "balance_weight": 0, "z_weight": 0}},
+        {"positions": "rope"},
+        {"positions": "alibi"},
+        {"qk_norm": True},
+        {"condition_dim": 2, "conditioning": "adaln_zero"},
     ],
 )
 def test_other_blocks_are_left_to_torch(changed):
     options = OPTIONS | changed
-    model, x = SpaceTimeTransformer(**options), torch.randn(1, 2, 5, options["embed_dim"])
+    model, x = roughened(SpaceTimeTransformer(**options)), torch.randn(1, 2, 5, options["embed_dim"])
+    condition = Condition(torch.randn(1, 2, 2), torch.arange(2) > 0) if "condition_dim" in options else None
+    wanted = model(x, condition).detach()
     with torch.no_grad():
         assert not model._runs_natively(x)
-        torch.testing.assert_close(model(x), model(x.clone().requires_grad_()).detach())
+        torch.testing.assert_close(model(x, condition), wanted)
+
+
+@pytest.mark.parametrize("conditioning", ["add", "prepend"])
+def test_blocks_that_know_nothing_of_actions_run_natively(conditioning):
+    """Of the tokens that are, or carry, actions."""
+    model = roughened(SpaceTimeTransformer(**OPTIONS, condition_dim=2, conditioning=conditioning))
+    x, condition = torch.randn(1, 3, 5, 16), Condition(torch.randn(1, 3, 2), torch.arange(3) > 0)
+    expected = outputs(model, x, condition, 2)
+    with torch.no_grad():
+        assert model._runs_natively(x)
+        for one, other in zip(outputs(model, x, condition, 2), expected, strict=True):
+            torch.testing.assert_close(one, other.detach(), atol=1e-5, rtol=1e-5)
 
 
 def test_mixed_precision_is_left_to_torch():

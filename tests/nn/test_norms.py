@@ -1,6 +1,6 @@
 import torch
 
-from tinyworlds.nn.norms import EPS, Condition, FiLM, RMSNorm
+from tinyworlds.nn.norms import EPS, AdaLNZero, Condition, FiLM, RMSNorm
 
 
 def test_rms_norm_is_its_equation():
@@ -24,3 +24,19 @@ def test_film_without_a_condition_only_normalizes():
     film, x = FiLM(embed_dim=8, condition_dim=2), torch.randn(1, 3, 4, 8)
     nothing = Condition(torch.randn(1, 3, 2), torch.zeros(3, dtype=torch.bool))
     torch.testing.assert_close(film(x, None), film(x, nothing))
+
+
+def test_adaln_zero_is_film_with_a_gate_and_begins_without_either():
+    norm, x, update = AdaLNZero(embed_dim=8, condition_dim=2), torch.randn(1, 3, 4, 8), torch.randn(1, 3, 4, 8)
+    condition = Condition(torch.randn(1, 3, 2), torch.tensor([False, True, True]))
+    torch.testing.assert_close(norm(x, condition), torch.nn.functional.layer_norm(x, (8,)))
+    assert not norm.gated(update, condition).any()
+    film = FiLM(embed_dim=8, condition_dim=2)
+    norm.load_state_dict(film.state_dict(), strict=False)
+    torch.nn.init.normal_(norm.gate.weight)
+    torch.nn.init.normal_(norm.gate.bias)
+    torch.testing.assert_close(norm(x, condition), film(x, condition))
+    expected = norm.gate(torch.nn.functional.silu(condition.latents)).unsqueeze(2) * update
+    expected[:, 0] = norm.gate.bias * update[:, 0]
+    torch.testing.assert_close(norm.gated(update, condition), expected)
+    torch.testing.assert_close(norm.gated(update, None)[:, 0], expected[:, 0])

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -12,11 +12,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
 from tinyworlds import parallel
-from tinyworlds.data.settings import check_number, check_whole
+from tinyworlds.data.settings import check_number, check_types, check_whole
 from tinyworlds.media import grid
 from tinyworlds.metrics import moving, pixel_loss, psnr
 from tinyworlds.models.stage import METRIC, Stage, as_pictures, validation_psnr
-from tinyworlds.nn.action_codecs import build_decoder, build_encoder
+from tinyworlds.nn.action_codecs import DECODERS, ENCODERS, build_decoder, build_encoder
+from tinyworlds.nn.choices import completed
 from tinyworlds.nn.fsq import FSQ
 from tinyworlds.nn.norms import LatentNorm
 from tinyworlds.nn.patches import patch_grid
@@ -83,6 +84,13 @@ class ActionTokenizer(Stage):
         self.quantizer = FSQ(latent_dim=latent_dim, num_bins=num_bins)
         self.copy_psnr = validation_psnr()
         self.shuffled_psnr = validation_psnr()
+
+    @classmethod
+    def from_hyperparameters(cls, hyperparameters: Mapping[str, Any]) -> Self:
+        check_types(cls, hyperparameters)
+        parts = {"encoder": ENCODERS, "decoder": DECODERS}
+        options = {name: completed(choices, hyperparameters[name]) for name, choices in parts.items()}
+        return super().from_hyperparameters({**hyperparameters, **options})
 
     @property
     def n_actions(self) -> int:

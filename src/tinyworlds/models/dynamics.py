@@ -1,7 +1,7 @@
 """Dynamics: from the tokens of the frames so far and an action to the tokens of the next frame."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -18,10 +18,11 @@ from tinyworlds.models.dynamics_pictures import drawn
 from tinyworlds.models.stage import METRIC, Stage, validation_psnr
 from tinyworlds.models.tokenizers import Tokenizers
 from tinyworlds.models.video_tokenizer import VideoTokenizer
-from tinyworlds.nn.feed_forward import SWIGLU
-from tinyworlds.nn.norms import Condition
-from tinyworlds.nn.positions import spatial_positions
-from tinyworlds.nn.transformer import Past, SpaceTimeTransformer, Timeline
+from tinyworlds.nn.choices import completed
+from tinyworlds.nn.feed_forward import FEED_FORWARDS, SWIGLU, summary
+from tinyworlds.nn.norms import FILM, Condition
+from tinyworlds.nn.positions import SINCOS, Timeline, added_positions
+from tinyworlds.nn.transformer import Past, SpaceTimeTransformer
 
 MASKINGS = ("anchored", "clean_context")
 
@@ -49,6 +50,13 @@ class Dynamics(Stage):
     """
 
     name = "dynamics"
+    earlier: ClassVar[Mapping[str, Any]] = {
+        "context_noise": 0,
+        "moving_weight": 0,
+        "qk_norm": False,
+        "positions": SINCOS,
+        "conditioning": FILM,
+    }
 
     def __init__(
         self,
@@ -61,6 +69,9 @@ class Dynamics(Stage):
         hidden_dim: int,
         num_blocks: int,
         norm: str,
+        qk_norm: bool,
+        positions: str,
+        conditioning: str,
         feed_forward: Mapping[str, Any],
         masking: str,
         mask_ratio: float,
@@ -86,8 +97,8 @@ class Dynamics(Stage):
         latent_dim = video_tokenizer.quantizer.latent_dim
         self.mask_token = nn.Parameter(0.02 * torch.randn(latent_dim))
         self.from_latent = nn.Linear(latent_dim, embed_dim)
-        positions = spatial_positions(video_tokenizer.grid, embed_dim)
-        self.register_buffer("positions", positions, persistent=False)
+        added = added_positions(positions, video_tokenizer.grid, embed_dim)
+        self.register_buffer("positions", added, persistent=False)
         self.positions: Tensor
         self.transformer = SpaceTimeTransformer(
             embed_dim=embed_dim,
@@ -95,7 +106,11 @@ class Dynamics(Stage):
             hidden_dim=hidden_dim,
             num_blocks=num_blocks,
             norm=norm,
+            qk_norm=qk_norm,
+            positions=positions,
+            grid=video_tokenizer.grid,
             condition_dim=action_tokenizer.latent_dim,
+            conditioning=conditioning,
             feed_forward=feed_forward,
         )
         self.to_logits = nn.Linear(embed_dim, video_tokenizer.vocabulary)
@@ -104,17 +119,12 @@ class Dynamics(Stage):
     @classmethod
     def from_hyperparameters(cls, hyperparameters: Mapping[str, Any]) -> Self:
         check_types(cls, hyperparameters)
-        return cls(
-            **{
-                # Of checkpoints from before there was a choice:
-                "feed_forward": SWIGLU,
-                "context_noise": 0,
-                "moving_weight": 0,
-                **hyperparameters,
-                "video_tokenizer": VideoTokenizer.from_hyperparameters(hyperparameters["video_tokenizer"]),
-                "action_tokenizer": ActionTokenizer.from_hyperparameters(hyperparameters["action_tokenizer"]),
-            }
-        )
+        tokenizers = {
+            kind.name: kind.from_hyperparameters(hyperparameters[kind.name])
+            for kind in (VideoTokenizer, ActionTokenizer)
+        }
+        feed_forward = completed(FEED_FORWARDS, hyperparameters.get("feed_forward", SWIGLU))
+        return super().from_hyperparameters({**hyperparameters, **tokenizers, "feed_forward": feed_forward})
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
@@ -253,7 +263,11 @@ class Dynamics(Stage):
         loss, accuracy = self._masked_loss(tokens, actions)
         self.log("train/loss", loss, prog_bar=True)
         self.log("train/accuracy", accuracy)
-        return loss + self.transformer.balance_loss()
+        of_experts, routings = self.transformer.take_routing()
+        if routings:
+            for name, value in summary(routings).items():
+                self.log(f"train/experts/{name}", value)
+        return loss + of_experts
 
     def validation_step(self, frames: Float[Tensor, "B T C H W"], batch_index: int) -> None:
         tokens, actions = self.tokenize(frames)

@@ -43,6 +43,8 @@ class Stage(L.LightningModule, ABC):
     """
 
     name: ClassVar[str]
+    earlier: ClassVar[Mapping[str, Any]] = {}
+    """What checkpoints from before there was a choice leave unsaid, and what it was then."""
 
     def __init__(self, *, frame_size: tuple[int, int], dataset: Mapping[str, Any], codes: int) -> None:
         super().__init__()
@@ -58,7 +60,7 @@ class Stage(L.LightningModule, ABC):
     def from_hyperparameters(cls, hyperparameters: Mapping[str, Any]) -> Self:
         """The untrained stage that `hyperparameters`, plain values from a checkpoint, describe."""
         check_types(cls, hyperparameters)
-        return cls(**hyperparameters)
+        return cls(**{**cls.earlier, **hyperparameters})
 
     def check_fits(self, path: str | Path, *, frame_size: tuple[int, int], dataset: Mapping[str, Any]) -> None:
         """Refuse to be used on other frames than those trained on, or with others held out.

@@ -1,7 +1,7 @@
 """Video tokenizer: frames to tokens of a finite vocabulary, and back."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from tinyworlds.models.stage import METRIC, Stage, as_pictures
 from tinyworlds.nn.fsq import FSQ
 from tinyworlds.nn.norms import LatentNorm
 from tinyworlds.nn.patches import PatchEmbedding, PixelHead, patch_grid
-from tinyworlds.nn.positions import spatial_positions
+from tinyworlds.nn.positions import SINCOS, added_positions
 from tinyworlds.nn.transformer import SpaceTimeTransformer
 
 
@@ -29,6 +29,7 @@ class VideoTokenizer(Stage):
     """
 
     name = "video_tokenizer"
+    earlier: ClassVar[Mapping[str, Any]] = {"qk_norm": False, "positions": SINCOS}
 
     def __init__(
         self,
@@ -44,6 +45,8 @@ class VideoTokenizer(Stage):
         num_bins: int,
         patches: str,
         norm: str,
+        qk_norm: bool,
+        positions: str,
         temporal: bool,
         latent_norm: bool,
         moving_weight: float,
@@ -64,17 +67,20 @@ class VideoTokenizer(Stage):
                 hidden_dim=hidden_dim,
                 num_blocks=num_blocks,
                 norm=norm,
+                qk_norm=qk_norm,
+                positions=positions,
+                grid=self.grid,
                 temporal=temporal,
             )
 
         self.patch_embedding = PatchEmbedding(
-            frame_size=frame_size, patch_size=patch_size, embed_dim=embed_dim, patches=patches
+            frame_size=frame_size, patch_size=patch_size, embed_dim=embed_dim, patches=patches, positions=positions
         )
         self.encoder = transformer()
         self.to_latent = nn.Sequential(nn.LayerNorm(embed_dim), nn.Linear(embed_dim, latent_dim))
         self.latent_norm = LatentNorm(latent_dim=latent_dim) if latent_norm else nn.Identity()
         self.from_latent = nn.Linear(latent_dim, embed_dim)
-        self.register_buffer("positions", spatial_positions(self.grid, embed_dim), persistent=False)
+        self.register_buffer("positions", added_positions(positions, self.grid, embed_dim), persistent=False)
         self.positions: Tensor
         self.decoder = transformer()
         self.pixel_head = PixelHead(frame_size=frame_size, patch_size=patch_size, embed_dim=embed_dim, patches=patches)

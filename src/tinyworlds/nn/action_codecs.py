@@ -1,9 +1,10 @@
 """The halves of an action tokenizer: encoders of what happened between frames, decoders that make it happen."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -12,13 +13,18 @@ from tinyworlds.nn.choices import build_choice
 from tinyworlds.nn.motion import MotionDecoder, MotionEncoder
 from tinyworlds.nn.norms import Condition
 from tinyworlds.nn.patches import PatchEmbedding, PixelHead
+from tinyworlds.nn.positions import SINCOS, Timeline
 from tinyworlds.nn.transformer import SpaceTimeTransformer
+
+EARLIER: Mapping[str, Any] = {"qk_norm": False, "positions": SINCOS}
+"""Of transformers in checkpoints from before there was a choice."""
 
 
 class MeanConcatEncoder(nn.Module):
     """The published encoder: space-time transformer, each frame's tokens averaged, neighbours concatenated."""
 
     temporal = True
+    earlier: ClassVar[Mapping[str, Any]] = EARLIER
 
     def __init__(
         self,
@@ -32,13 +38,22 @@ class MeanConcatEncoder(nn.Module):
         hidden_dim: int,
         num_blocks: int,
         norm: str,
+        qk_norm: bool,
+        positions: str,
     ) -> None:
         super().__init__()
         self.patch_embedding = PatchEmbedding(
-            frame_size=frame_size, patch_size=patch_size, embed_dim=embed_dim, patches=patches
+            frame_size=frame_size, patch_size=patch_size, embed_dim=embed_dim, patches=patches, positions=positions
         )
         self.transformer = SpaceTimeTransformer(
-            embed_dim=embed_dim, num_heads=num_heads, hidden_dim=hidden_dim, num_blocks=num_blocks, norm=norm
+            embed_dim=embed_dim,
+            num_heads=num_heads,
+            hidden_dim=hidden_dim,
+            num_blocks=num_blocks,
+            norm=norm,
+            qk_norm=qk_norm,
+            positions=positions,
+            grid=self.patch_embedding.grid,
         )
         self.head = nn.Sequential(
             nn.LayerNorm(2 * embed_dim),
@@ -49,8 +64,27 @@ class MeanConcatEncoder(nn.Module):
 
     def forward(self, frames: Float[Tensor, "B T C H W"]) -> Float[Tensor, "B T-1 A"]:
         """The continuous latent of each transition."""
-        pooled = self.transformer(self.patch_embedding(frames)).mean(dim=2)
-        return self.head(torch.cat([pooled[:, :-1], pooled[:, 1:]], dim=-1))
+        return self.head(self.pooled(frames))
+
+    def pooled(self, frames: Float[Tensor, "B T C H W"]) -> Float[Tensor, "B T-1 F"]:
+        """What the head reads of each transition: the mean token of the frame before, and that of the frame after."""
+        means = self.transformer(self.patch_embedding(frames)).mean(dim=2)
+        return torch.cat([means[:, :-1], means[:, 1:]], dim=-1)
+
+
+class WindowAttentionEncoder(MeanConcatEncoder):
+    """The same for windows of two frames, each of which sees the other at its place before they are averaged.
+
+    So a transition depends on its two frames alone, and tokens are compared where they are.
+    """
+
+    temporal = False
+
+    def pooled(self, frames: Float[Tensor, "B T C H W"]) -> Float[Tensor, "B T-1 F"]:
+        tokens = self.patch_embedding(frames)
+        windows = rearrange([tokens[:, :-1], tokens[:, 1:]], "two b t p e -> (b t) two p e")
+        attended = self.transformer(windows, timeline=Timeline.all_visible(2, frames.device))
+        return rearrange(attended.mean(dim=2), "(b t) two e -> b t (two e)", b=len(frames))
 
 
 class MaskedDecoder(nn.Module):
@@ -59,6 +93,8 @@ class MaskedDecoder(nn.Module):
     In training each token after the first frame is hidden with probability `mask_ratio`, so that what
     happens can only be learned from the actions.
     """
+
+    earlier: ClassVar[Mapping[str, Any]] = EARLIER
 
     def __init__(
         self,
@@ -72,6 +108,8 @@ class MaskedDecoder(nn.Module):
         hidden_dim: int,
         num_blocks: int,
         norm: str,
+        qk_norm: bool,
+        positions: str,
         mask_ratio: float,
     ) -> None:
         super().__init__()
@@ -79,7 +117,7 @@ class MaskedDecoder(nn.Module):
             raise ValueError(f"decoder.mask_ratio={mask_ratio} is a share, from 0 to 1")
         self.mask_ratio = mask_ratio
         self.patch_embedding = PatchEmbedding(
-            frame_size=frame_size, patch_size=patch_size, embed_dim=embed_dim, patches=patches
+            frame_size=frame_size, patch_size=patch_size, embed_dim=embed_dim, patches=patches, positions=positions
         )
         self.mask_token = nn.Parameter(torch.zeros(embed_dim))
         self.transformer = SpaceTimeTransformer(
@@ -88,6 +126,9 @@ class MaskedDecoder(nn.Module):
             hidden_dim=hidden_dim,
             num_blocks=num_blocks,
             norm=norm,
+            qk_norm=qk_norm,
+            positions=positions,
+            grid=self.patch_embedding.grid,
             condition_dim=latent_dim,
         )
         self.norm = nn.LayerNorm(embed_dim)
@@ -104,7 +145,11 @@ class MaskedDecoder(nn.Module):
         return self.pixel_head(self.norm(self.transformer(tokens, Condition(codes, every)))).tanh()
 
 
-ENCODERS: dict[str, type[nn.Module]] = {"mean_concat": MeanConcatEncoder, "motion": MotionEncoder}
+ENCODERS: dict[str, type[nn.Module]] = {
+    "mean_concat": MeanConcatEncoder,
+    "window_attention": WindowAttentionEncoder,
+    "motion": MotionEncoder,
+}
 DECODERS: dict[str, type[nn.Module]] = {"masked": MaskedDecoder, "motion": MotionDecoder}
 
 

@@ -8,6 +8,14 @@ from torch import nn
 from tinyworlds.data.settings import check_arguments, check_types
 
 
+def completed(choices: Mapping[str, type[nn.Module]], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a choice in a checkpoint, with what those from before there were so many leave unsaid.
+
+    What that was, the chosen class knows as `earlier`.
+    """
+    return {**getattr(choices.get(options.get("name", "")), "earlier", {}), **options}
+
+
 def build_choice(
     choices: Mapping[str, type[nn.Module]], part: str, options: Mapping[str, Any], **fixed: Any
 ) -> nn.Module:

@@ -1,12 +1,12 @@
 """The feed-forward part of a transformer block, plain or as a mixture of experts."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from tinyworlds import parallel
@@ -33,45 +33,95 @@ class SwiGLU(nn.Module):
         return self.out(F.silu(gate) * value)
 
 
+class Routing(NamedTuple):
+    """How a router sent the tokens of one pass, of all ranks, to N experts.
+
+    `share`: of all that was sent, by expert. `balance`: N times the sum over experts of that share times the mean
+    probability that the router gives the expert: 1 where both are even, more where the same experts lead in both
+    (Switch Transformer, arXiv 2101.03961, equation 4). `z`: mean square of the logarithm of the sum of the exponentials
+    of a token's scores, small while scores are (ST-MoE, arXiv 2202.08906, equation 5).
+    """
+
+    share: Float[Tensor, " N"]
+    balance: Float[Tensor, ""]
+    z: Float[Tensor, ""]
+
+    @property
+    def evenness(self) -> Float[Tensor, ""]:
+        """Exponential of the entropy of the shares, of N: 1 where all experts do as much, 1/N where one does all."""
+        return torch.special.entr(self.share).sum().exp() / len(self.share)
+
+
 class MoE(nn.Module):
     """A mixture of `num_experts` SwiGLUs, of which each token is sent to the `top_k` that a router scores highest.
 
     Their outputs are summed, weighted by the softmax of those `top_k` scores (Shazeer et al., arXiv 1701.06538).
-    `balance_loss` is what to add to the loss so that every expert gets work: `balance_weight` times the number
-    of experts times the sum over experts of the share of tokens sent to it times the mean probability that the
-    router gives it: `balance_weight` where both are spread evenly, and more where the same experts lead in both
-    (Switch Transformer, arXiv 2101.03961, equation 4). It is that of the last forward pass in training.
+    `balance_weight` and `z_weight` are those of `Routing.balance`, so that every expert gets work, and of `Routing.z`
+    in the loss.
 
-    Raises `ValueError` where there are no experts or `top_k` is not from 1 to `num_experts`.
+    Raises `ValueError` where there are no experts, `top_k` is not from 1 to `num_experts`, or a weight is negative.
     """
 
-    def __init__(self, *, embed_dim: int, hidden_dim: int, num_experts: int, top_k: int, balance_weight: float) -> None:
+    earlier: ClassVar[Mapping[str, Any]] = {"z_weight": 0}
+
+    def __init__(
+        self,
+        *,
+        embed_dim: int,
+        hidden_dim: int,
+        num_experts: int,
+        top_k: int,
+        balance_weight: float,
+        z_weight: float,
+    ) -> None:
         super().__init__()
         if not 1 <= top_k <= num_experts:
             raise ValueError(f"stage.feed_forward.top_k={top_k} must be from 1 to num_experts={num_experts}")
-        if balance_weight < 0:
-            raise ValueError(f"stage.feed_forward.balance_weight={balance_weight} must not be negative")
+        for name, weight in (("balance_weight", balance_weight), ("z_weight", z_weight)):
+            if weight < 0:
+                raise ValueError(f"stage.feed_forward.{name}={weight} must not be negative")
         self.top_k = top_k
         self.balance_weight = balance_weight
-        self.balance_loss = torch.zeros(())
+        self.z_weight = z_weight
         self.router = nn.Linear(embed_dim, num_experts, bias=False)
         self.experts = nn.ModuleList(SwiGLU(embed_dim=embed_dim, hidden_dim=hidden_dim) for _ in range(num_experts))
 
-    def forward(self, x: Float[Tensor, "*batch E"]) -> Float[Tensor, "*batch E"]:
+    def forward(self, x: Float[Tensor, "*batch E"], routed: list[Routing] | None = None) -> Float[Tensor, "*batch E"]:
+        """What the experts make of tokens; in training, how these were sent to them is added to `routed`."""
         tokens = x.flatten(0, -2)
         scores = self.router(tokens)
         best, chosen = scores.topk(self.top_k, dim=-1)
-        sent = chosen.flatten().bincount(minlength=len(self.experts))
-        if self.training:
-            share = parallel.mean_of_rows((sent / sent.sum()).unsqueeze(0))
-            probability = parallel.mean_of_rows(scores.softmax(-1))
-            self.balance_loss = self.balance_weight * len(sent) * (share * probability).sum()
+        sent = torch.zeros_like(scores[0], dtype=torch.int64)
+        sent = sent.scatter_add(0, chosen.flatten(), torch.ones_like(chosen.flatten()))
+        if self.training and routed is not None:
+            routed.append(_routing(scores, sent))
         # Sorted by expert, the tokens of each lie together, and each expert is called once.
         order = chosen.flatten().argsort(stable=True)
-        parts = torch.split(tokens.index_select(0, order // self.top_k), sent.tolist())
+        parts = torch.tensor_split(tokens.index_select(0, order // self.top_k), sent.cumsum(0)[:-1].cpu())
         outputs = torch.cat([expert(part) for expert, part in zip(self.experts, parts, strict=True)])
         outputs = rearrange(outputs.index_select(0, order.argsort()), "(n k) e -> n k e", k=self.top_k)
         return (outputs * best.softmax(-1).unsqueeze(-1)).sum(1).view_as(x)
+
+    def loss(self, routing: Routing) -> Float[Tensor, ""]:
+        """What a pass adds to the loss."""
+        return self.balance_weight * routing.balance + self.z_weight * routing.z
+
+
+def summary(routings: Sequence[Routing]) -> dict[str, Float[Tensor, ""]]:
+    """What to watch of some routings: means of their `balance`, `z` and `evenness`, the largest and smallest share."""
+    shares = torch.stack([routing.share for routing in routings])
+    means = {
+        name: torch.stack([getattr(routing, name) for routing in routings]).mean().detach()
+        for name in ("balance", "z", "evenness")
+    }
+    return {**means, "busiest": shares.max(), "idlest": shares.min()}
+
+
+def _routing(scores: Float[Tensor, "n N"], sent: Int64[Tensor, " N"]) -> Routing:
+    scores = scores.float()
+    share = parallel.mean_of_rows((sent / sent.sum()).unsqueeze(0))
+    probability = parallel.mean_of_rows(scores.softmax(-1))
+    return Routing(share, len(sent) * (share * probability).sum(), parallel.mean_of_rows(scores.logsumexp(-1).square()))
 
 
 FEED_FORWARDS: dict[str, type[nn.Module]] = {"swiglu": SwiGLU, "moe": MoE}

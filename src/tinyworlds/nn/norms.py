@@ -56,6 +56,26 @@ class FiLM(nn.Module):
         return torch.addcmul(shift, normed, 1 + scale)
 
 
+class AdaLNZero(FiLM):
+    """FiLM that begins without any modulation, and gates what a part of a block adds, at first to nothing.
+
+    A block is the identity at the start (DiT, Peebles & Xie, arXiv 2212.09748, section 3.2).
+    """
+
+    def __init__(self, *, embed_dim: int, condition_dim: int) -> None:
+        super().__init__(embed_dim=embed_dim, condition_dim=condition_dim)
+        self.gate = nn.Linear(condition_dim, embed_dim)
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+
+    def gated(self, update: Float[Tensor, "B T P E"], condition: Condition | None) -> Float[Tensor, "B T P E"]:
+        """So much of `update` as is to be added; of a frame that no action led to, as the gate's bias says."""
+        if condition is None:
+            return self.gate.bias * update
+        latents = condition.latents * rearrange(condition.given, "t -> t 1")
+        return self.gate(F.silu(latents)).unsqueeze(2) * update
+
+
 class LatentNorm(nn.Module):
     """Normalize each latent dimension over all tokens of the batch of all ranks (batch normalization, 1502.03167).
 
@@ -87,8 +107,14 @@ class LatentNorm(nn.Module):
         return ((latents32 - mean) * (variance + norm.eps).rsqrt()).to(latents.dtype)
 
 
-def norm_for(*, embed_dim: int, condition_dim: int | None) -> RMSNorm | FiLM:
-    """`FiLM` where there is something to be conditioned on, `RMSNorm` where not."""
+FILM = "film"
+"""The published conditioning, and that of checkpoints from before there was a choice."""
+MODULATED: dict[str, type[FiLM]] = {FILM: FiLM, "adaln_zero": AdaLNZero}
+"""Norms by the conditioning that modulates them."""
+
+
+def norm_for(*, embed_dim: int, condition_dim: int | None, conditioning: str) -> RMSNorm | FiLM:
+    """The one of `MODULATED` where there is something to be conditioned on, `RMSNorm` where not."""
     if condition_dim is None:
         return RMSNorm(embed_dim=embed_dim)
-    return FiLM(embed_dim=embed_dim, condition_dim=condition_dim)
+    return MODULATED[conditioning](embed_dim=embed_dim, condition_dim=condition_dim)

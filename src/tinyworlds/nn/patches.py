@@ -7,7 +7,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tinyworlds.nn.positions import spatial_positions
+from tinyworlds.nn.positions import added_positions
 
 PATCHES = ("linear", "conv")
 CHANNELS = 3
@@ -32,16 +32,19 @@ def _stages(patches: str, patch_size: int) -> int:
 
 
 class PatchEmbedding(nn.Module):
-    """Frames to one token a patch, with its 2-D position added.
+    """Frames to one token a patch, with its 2-D position added if `positions` are to be added.
 
     ``linear``: one linear map of the S x S pixels, as in ViT. ``conv``: overlapping 3x3 convolutions of
     stride 2, so that neighbouring tokens see the same edge (Xiao et al., arXiv 2106.14881).
     """
 
-    def __init__(self, *, frame_size: tuple[int, int], patch_size: int, embed_dim: int, patches: str) -> None:
+    def __init__(
+        self, *, frame_size: tuple[int, int], patch_size: int, embed_dim: int, patches: str, positions: str
+    ) -> None:
         super().__init__()
         self.embed: nn.Module
-        positions = spatial_positions(patch_grid(frame_size, patch_size), embed_dim)
+        self.grid = patch_grid(frame_size, patch_size)
+        added = added_positions(positions, self.grid, embed_dim)
         stages = _stages(patches, patch_size)
         if patches == "linear":
             self.embed = nn.Conv2d(CHANNELS, embed_dim, kernel_size=patch_size, stride=patch_size)
@@ -57,7 +60,7 @@ class PatchEmbedding(nn.Module):
             self.embed = nn.Sequential(*layers, nn.Conv2d(embed_dim, embed_dim, kernel_size=1))
         # A stem of convolutions begins with outputs far smaller than the positions that are added to them.
         self.norm = nn.LayerNorm(embed_dim) if patches == "conv" else nn.Identity()
-        self.register_buffer("positions", positions, persistent=False)
+        self.register_buffer("positions", added, persistent=False)
         self.positions: Tensor
 
     def forward(self, frames: Float[Tensor, "B T C H W"]) -> Float[Tensor, "B T P E"]:
