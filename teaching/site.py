@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OUTSIDE = re.compile(r"(?<=\]\()\.\./([^)#\s]+)(?=\))")
 """Where a link leads that leaves docs/, from the repository's root."""
 SHOWN = re.compile(r"^\[`([\w.]+)`\]\(\.\./(\S+\.py)\)$", re.M)
-EQUATION = re.compile(r'<(span|div) class="arithmatex">\\[\[(](.*?)\\[\])]</\1>', re.S)
+EQUATION = re.compile(r"^```math\n(.+?)\n```$", re.M | re.S)
 EQUATION_SIZE = 18  # pixels
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".json": "json"}
 
@@ -37,21 +37,15 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
-    """Show the code that is named, and lead links out of docs/ to the pages of what they name."""
+    """Show the code that is named, draw equations, and lead links out of docs/ to the pages of what they name."""
     if page.file.generated_by is not None:
         return markdown
     try:
         shown = SHOWN.sub(lambda match: _with_code(match[1], match[2]), markdown)
+        shown = EQUATION.sub(lambda match: drawn(match[1]), shown)
     except ValueError as error:
         raise PluginError(f"{page.file.src_uri}: {error}") from None
     return OUTSIDE.sub(lambda match: _page_of(match[1]), shown)
-
-
-def on_page_content(content: str, *, page: Page, **_: Any) -> str:
-    """Draw the equations."""
-    return EQUATION.sub(
-        lambda match: drawn(html.unescape(match[2]), block=match[1] == "div", where=page.file.src_uri), content
-    )
 
 
 def listing(target: str) -> str:
@@ -66,18 +60,17 @@ def listing(target: str) -> str:
     return f"---\nsearch:\n  exclude: true\nhide: [toc]\n---\n\n# {target}\n\n{body}\n"
 
 
-def drawn(latex: str, *, block: bool, where: str) -> str:
-    """An equation as SVG, read aloud as LaTeX; one with a command that is not known is refused."""
+def drawn(latex: str) -> str:
+    """An equation as SVG, read aloud as LaTeX.
+
+    Raises:
+        ValueError: it has a command that is not known.
+    """
     ziamath.config.svg2 = False  # its symbols have names, which equations of one page would share
-    equation = ziamath.Latex(latex, size=EQUATION_SIZE, color="currentColor", inline=not block)
+    equation = ziamath.Latex(latex, size=EQUATION_SIZE, color="currentColor")
     if "\\" in equation.mathmlstr():
-        raise PluginError(f"{where}: the equation {latex} has a command that ziamath does not know")
-    place = (
-        "display: block; text-align: center; overflow-x: auto"
-        if block
-        else f"vertical-align: {equation.getyofst():.1f}px"
-    )
-    return f'<span role="img" aria-label="{html.escape(latex)}" style="{place}">{equation.svg()}</span>'
+        raise ValueError(f"the equation {latex} has a command that ziamath does not know")
+    return f'<div class="equation" role="img" aria-label="{html.escape(latex)}">{equation.svg()}</div>'
 
 
 def _page_of(target: str) -> str:

@@ -57,3 +57,13 @@ def test_a_game_moves_by_named_actions_and_is_the_same_again(game: str, tmp_path
     longest = settings.max_episode_steps or FRAMES
     assert (lengths <= longest).all()
     assert len(lengths) >= 2 if game in END_THEMSELVES else (lengths == longest).all()
+
+
+@pytest.mark.slow
+def test_a_game_that_is_lost_ends_its_episode(tmp_path: Path) -> None:
+    """Breakout, played so badly that the fifth ball is soon gone."""
+    recording("atari_breakout", "frames=600", "follow_ball=0").write(tmp_path / "lost.h5")
+    with FrameStore(tmp_path / "lost.h5") as store:
+        lengths = np.diff(store.episode_starts)
+    assert len(lengths) >= 1
+    assert lengths.max() < 400
