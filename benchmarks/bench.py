@@ -109,7 +109,7 @@ class Bench:
                 weight_decay=options.weight_decay,
             )
             step = partial(training_step, clip=config.trainer.gradient_clip_val)
-            ours = partial(step, stage, build(options)(stage.parameters()))
+            ours = partial(step, stage, build(options)(stage))
             calls: Calls = {
                 "ours": partial(ours, partial(stage.training_step, frames, 0)),
                 "plain": partial(step, theirs, plain_adamw, partial(theirs.loss, frames)),

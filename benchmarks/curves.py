@@ -79,7 +79,7 @@ def model_step(setting: dict[str, int]) -> float:
     tokens = torch.randint(setting["V"], (setting["batch"], setting["T"], setting["P"]))
     actions = torch.zeros(setting["batch"], setting["T"] - 1, dtype=torch.long)
     loss = partial(stage.train().training_step, ClipTokens(tokens, actions), 0)
-    step = partial(training_step, stage, build(config.optimizer)(stage.parameters()), loss, clip=1.0)
+    step = partial(training_step, stage, build(config.optimizer)(stage), loss, clip=1.0)
     step()
     return min(measure.seconds_of(step, CPU) for _ in range(STEPS))
 

@@ -162,7 +162,7 @@ def really(case: Case, *, seconds: bool) -> Found:
     if not seconds:
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, PAGES)
     stage, config = build_case(case, "cpu")
-    optimizer = build(config.optimizer)(stage.train().parameters())
+    optimizer = build(config.optimizer)(stage.train())
     with tempfile.TemporaryDirectory() as folder:
         model: nn.Module = Loss(stage)
         if case.ddp:

@@ -111,7 +111,7 @@ def step_of_dynamics(blocks: int, recompute: bool) -> float:
     tokens = torch.randint(stage.video_tokenizer.vocabulary, (batch, frames, stage.video_tokenizer.num_patches))
     actions = torch.zeros(batch, frames - 1, dtype=torch.long)
     loss = partial(stage.train().training_step, ClipTokens(tokens, actions), 0)
-    step = partial(training_step, stage, build(config.optimizer)(stage.parameters()), loss, clip=1.0)
+    step = partial(training_step, stage, build(config.optimizer)(stage), loss, clip=1.0)
     step()
     return min(measure.seconds_of(step, torch.device("cpu")) for _ in range(2))
 

@@ -63,7 +63,7 @@ def test_every_dataset_is_built(data):
 def test_every_experiment_builds_every_stage_with_its_optimizer(experiment, stage):
     model = built(stage, f"experiment={experiment}")
     config = composed(f"stage={stage}", f"experiment={experiment}")
-    optimizer = build(config.optimizer)(model.parameters())
+    optimizer = build(config.optimizer)(model)
     schedule = build(config.lr_schedule)(optimizer, total_steps=config.trainer.max_steps)
     assert schedule.get_last_lr()[0] == pytest.approx(
         config.optimizer.lr / round(config.lr_schedule.warmup * config.trainer.max_steps)
@@ -125,7 +125,7 @@ def test_every_size_of_a_stage_is_larger_than_the_one_before_and_can_be_trained_
     for size in SIZES:
         model, config = sized(size, stage)
         check_limits(model)
-        build(config.lr_schedule)(build(config.optimizer)(model.parameters()), total_steps=config.trainer.max_steps)
+        build(config.lr_schedule)(build(config.optimizer)(model), total_steps=config.trainer.max_steps)
         parameters.append(trained_parameters(model))
         heads = [part.head_dim for part in model.modules() if isinstance(part, Attention)]
         assert min(heads, default=64) >= (64 if size in ("base", "1b", "7b") else 16)

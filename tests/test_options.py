@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from tinyworlds.command import CONF, build
+from tinyworlds.nn.feed_forward import SwiGLU
 from tinyworlds.trainer import build_trainer
 
 BASE = ["stage=video_tokenizer", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=1", "run_dir=run"]
@@ -38,6 +39,12 @@ OTHER_VALUES = {
     "callbacks.divergence.max_loss": 7, "callbacks.throughput.every_n_steps": 7,
     "callbacks.pictures.every_n_steps": 7, "callbacks.pictures.fps": 7,
 }  # fmt: skip
+OF_OTHER_CHOICES = {
+    "optimizer=muon": {"lr": 1, "betas": [0.5, 0.6], "weight_decay": 0.5, "matrix_lr": 1, "momentum": 0.5},
+    "optimizer=soap": {"lr": 1, "betas": [0.5, 0.6], "weight_decay": 0.5, "frequency": 3, "max_side": 3},
+    "lr_schedule=wsd": {"warmup": 0.5, "decay": 0.5, "final": 0.5},
+    "lr_schedule=constant": {"warmup": 0.5},
+}
 SHOWN_ELSEWHERE = {
     "data.recording": "tests/data/test_record.py",
     "video_tokenizer": "tests/test_train.py",
@@ -50,9 +57,9 @@ SHOWN_ELSEWHERE = {
 
 
 @functools.cache
-def composed() -> DictConfig:
+def composed(*choices: str) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", BASE, return_hydra_config=True)
+        return compose("train", [*BASE, *choices], return_hydra_config=True)
 
 
 def plain(thing: Any) -> dict[str, str]:
@@ -69,8 +76,8 @@ def trainer(config: DictConfig) -> Any:
 
 
 def optimizer(config: DictConfig) -> Any:
-    built = build(config.optimizer)(torch.nn.Linear(2, 2).parameters())
-    return built.defaults, [group["weight_decay"] for group in built.param_groups]
+    built = build(config.optimizer)(SwiGLU(embed_dim=4, hidden_dim=6))
+    return [{key: value for key, value in group.items() if key != "params"} for group in built.param_groups]
 
 
 def lr_schedule(config: DictConfig) -> Any:
@@ -97,17 +104,37 @@ GROUPS = {
 
 
 @functools.cache
-def before(group: str) -> Any:
-    return GROUPS[group](composed())
+def before(group: str, *choices: str) -> Any:
+    return GROUPS[group](composed(*choices))
+
+
+def after(key: str, value: Any, *choices: str) -> Any:
+    """What is built where a key has another value."""
+    changed = copy.deepcopy(composed(*choices))
+    with open_dict(changed):
+        OmegaConf.update(changed, key, value)
+    return GROUPS[key.partition(".")[0]](changed)
 
 
 @pytest.mark.parametrize("key", OTHER_VALUES)
 def test_every_option_changes_what_is_built(key):
-    changed = copy.deepcopy(composed())
-    with open_dict(changed):
-        OmegaConf.update(changed, key, OTHER_VALUES[key])
-    group = key.partition(".")[0]
-    assert GROUPS[group](changed) != before(group)
+    assert after(key, OTHER_VALUES[key]) != before(key.partition(".")[0])
+
+
+@pytest.mark.parametrize("choice", OF_OTHER_CHOICES)
+def test_every_option_of_another_choice_changes_what_is_built(choice):
+    group, values = choice.partition("=")[0], OF_OTHER_CHOICES[choice]
+    assert before(group, choice) != before(group)
+    assert set(values) == {*leaves(composed(choice)[group])}
+    for key, value in values.items():
+        assert after(f"{group}.{key}", value, choice) != before(group, choice), key
+
+
+@pytest.mark.parametrize("group", ["optimizer", "lr_schedule"])
+def test_there_are_no_other_choices(group):
+    known = {choice.partition("=")[2] for choice in OF_OTHER_CHOICES if choice.startswith(f"{group}=")}
+    files = {path.stem for path in (CONF / group).glob("*.yaml")} - {"base"}
+    assert files == known | {composed().hydra.runtime.choices[group]}
 
 
 def leaves(node: DictConfig, prefix: str = "") -> Iterator[str]:

@@ -88,7 +88,7 @@ def really(stage: Stage) -> tuple[Mapping[str, int], torch.optim.Optimizer]:
     with ledger:
         loss = stage.train().training_step(clips, 0)
         torch.autograd.backward(loss)
-    optimizer = ADAMW(stage.parameters())
+    optimizer = ADAMW(stage)
     optimizer.step()
     return ledger.peak, optimizer
 

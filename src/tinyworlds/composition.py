@@ -10,7 +10,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-SHARED = {("data", "base"), ("trainer", "base")}
+SHARED = {("data", "base"), ("lr_schedule", "base"), ("trainer", "base")}
 """Files of a group that its choices are made of, and that are none."""
 PLUGIN = re.compile(r"hydra/(?:launcher|sweeper)/|hydra_plugins\.")
 EXTRA = "a plugin that is not installed: get it with `pip install -e '.[sweeps]'`"

@@ -159,7 +159,7 @@ def prepared(config: DictConfig, stage: str) -> tuple[lightning.Trainer, Stage, 
     model = build_stage(config, stage, data)
     check_limits(model)
     model.optimization = Optimization(build(config.optimizer), build(config.lr_schedule), config.seed)
-    model.optimization.lr_schedule(model.optimization.optimizer(model.parameters()), total_steps=1)
+    model.optimization.lr_schedule(model.optimization.optimizer(model), total_steps=1)
     if config.activation_checkpointing:
         model.checkpoint_activations()
     if config.compile:

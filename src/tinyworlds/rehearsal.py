@@ -58,7 +58,7 @@ def rehearse(
     *,
     batch_size: int,
     tokens: bool,
-    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+    optimizer: Callable[[nn.Module], Optimizer],
     precision: str,
     shards: int,
     kept_gradients: bool,
@@ -130,9 +130,9 @@ def _forward_and_backward(
         ) from None
 
 
-def _updated(stage: Stage, optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]) -> tuple[int, int]:
+def _updated(stage: Stage, optimizer: Callable[[nn.Module], Optimizer]) -> tuple[int, int]:
     """Bytes of the state that the optimizer keeps, and those that its step moves."""
-    stepped = optimizer(stage.parameters())
+    stepped = optimizer(stage)
     stepped.step()
     update = Ledger([], weights=[], shards=1)
     with update:  # the second step, which makes no state

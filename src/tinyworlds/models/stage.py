@@ -130,7 +130,7 @@ class Stage(L.LightningModule, ABC):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         assert self.optimization is not None, "set `optimization` before training"
-        optimizer = self.optimization.optimizer(self.parameters())
+        optimizer = self.optimization.optimizer(self)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = self.optimization.lr_schedule(optimizer, total_steps=steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
