@@ -11,7 +11,9 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from tinyworlds.nn.transformer import Block, SpaceTimeTransformer, Timeline
+from tinyworlds.nn.block import Block
+from tinyworlds.nn.positions import Timeline
+from tinyworlds.nn.transformer import SpaceTimeTransformer
 from tinyworlds.plots import save_plot
 
 COLOURS = ListedColormap(["#e8edf2", "#2a7f9e", "#e4572e"])
@@ -41,16 +43,25 @@ def masks(path: Path) -> None:
 def reach(path: Path) -> None:
     """Which tokens one token depends on after each part of a block, by the gradient through it."""
     torch.manual_seed(0)
-    transformer = SpaceTimeTransformer(embed_dim=32, num_heads=2, hidden_dim=64, num_blocks=1, norm="pre")
+    transformer = SpaceTimeTransformer(
+        embed_dim=32,
+        num_heads=2,
+        hidden_dim=64,
+        num_blocks=1,
+        norm="pre",
+        qk_norm=False,
+        positions="sincos",
+        grid=GRID,
+    )
     block = transformer.blocks[0]
     assert isinstance(block, Block)
     assert block.temporal is not None
     tokens = torch.randn(1, FRAMES, GRID[0] * GRID[1], 32, requires_grad=True)
-    timeline = Timeline.causal(FRAMES)
+    looks = transformer.positions.looks(Timeline.causal(FRAMES))
     outputs = {
-        "attention within a frame": block.spatial(tokens, None),
-        "attention over frames": block.temporal(tokens, None, timeline.visible),
-        "one block": block(tokens, None, timeline)[0],
+        "attention within a frame": block.spatial(tokens, None, looks.space),
+        "attention over frames": block.temporal(tokens, None, looks.time),
+        "one block": block(tokens, None, looks).x,
     }
     figure = Figure(figsize=(5.4, 4.4), layout="constrained")
     for row, (title, output) in zip(figure.subplots(3, FRAMES), outputs.items(), strict=True):
