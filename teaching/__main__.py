@@ -10,6 +10,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "docs" / "pictures"
 FIGURES: dict[str, Callable[[Path], None]] = {
     "attention_masks.png": attention.masks,
     "attention_reach.png": attention.reach,
+    "positions.png": attention.positions,
     "quantization.png": codes.quantization,
     "video_tokens.png": codes.video,
     "action_codes.png": codes.actions,

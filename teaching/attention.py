@@ -1,6 +1,7 @@
 """Who sees whom in the space-time transformer."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,13 +13,16 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from tinyworlds.nn.block import Block
-from tinyworlds.nn.positions import Timeline
+from tinyworlds.nn.positions import ALiBi, RoPE, Timeline, temporal_positions, turned
 from tinyworlds.nn.transformer import SpaceTimeTransformer
 from tinyworlds.plots import save_plot
 
 COLOURS = ListedColormap(["#e8edf2", "#2a7f9e", "#e4572e"])
 """Of what is not seen, of what is, and of who looks."""
 GRID, FRAMES, LOOKING = (6, 6), 4, (2, 14)
+EMBED_DIM, NUM_HEADS = 32, 2
+LONG, LOOKERS, BACK = 24, (7, 15, 23), 8
+"""Frames of a clip, those whose scores are shown, and how far these look back."""
 
 
 def masks(path: Path) -> None:
@@ -44,8 +48,8 @@ def reach(path: Path) -> None:
     """Which tokens one token depends on after each part of a block, by the gradient through it."""
     torch.manual_seed(0)
     transformer = SpaceTimeTransformer(
-        embed_dim=32,
-        num_heads=2,
+        embed_dim=EMBED_DIM,
+        num_heads=NUM_HEADS,
         hidden_dim=64,
         num_blocks=1,
         norm="pre",
@@ -56,7 +60,7 @@ def reach(path: Path) -> None:
     block = transformer.blocks[0]
     assert isinstance(block, Block)
     assert block.temporal is not None
-    tokens = torch.randn(1, FRAMES, GRID[0] * GRID[1], 32, requires_grad=True)
+    tokens = torch.randn(1, FRAMES, GRID[0] * GRID[1], EMBED_DIM, requires_grad=True)
     looks = transformer.positions.looks(Timeline.causal(FRAMES))
     outputs = {
         "attention within a frame": block.spatial(tokens, None, looks.space),
@@ -71,6 +75,37 @@ def reach(path: Path) -> None:
             _cells(panel, frame)
             panel.set(xticks=[], yticks=[], xlabel=f"frame {time}" if output is outputs["one block"] else "")
         row[0].set_ylabel(title.replace(" ", "\n", 1), rotation=0, ha="right", va="center")
+    save_plot(path, figure)
+
+
+def positions(path: Path) -> None:
+    """Scores of frames that look back at others of the same content, in one head of random weights."""
+    generator = torch.Generator().manual_seed(2)
+    channels = EMBED_DIM // NUM_HEADS
+    content = torch.randn(EMBED_DIM, generator=generator)
+    to_query, to_key = torch.randn(2, EMBED_DIM, channels, generator=generator) / EMBED_DIM**0.5
+    timeline = Timeline.causal(LONG)
+    shape: dict[str, Any] = {"embed_dim": EMBED_DIM, "num_heads": NUM_HEADS, "grid": GRID, "extra": 0}
+    placed = content + rearrange(temporal_positions(timeline.times, EMBED_DIM), "t 1 e -> t e")
+    turns = RoPE(**shape).looks(timeline).time.turns
+    lowered = ALiBi(**shape).looks(timeline).time.mask
+    assert turns is not None
+    assert lowered is not None
+    same = (content @ to_query, content @ to_key)
+    query, key = (turned(vector.expand(LONG, 1, 1, -1), turns)[:, 0, 0] for vector in same)
+    scores = {
+        "sincos": (placed @ to_query) @ (placed @ to_key).T / channels**0.5,
+        "rope": query @ key.T / channels**0.5,
+        "alibi": same[0] @ same[1] / channels**0.5 + lowered[0],
+    }
+    figure = Figure(figsize=(8.4, 2.7), layout="constrained")
+    for axes, (title, table) in zip(figure.subplots(1, 3), scores.items(), strict=True):
+        for number, frame in enumerate(LOOKERS):
+            back = table[frame, frame - BACK + 1 : frame + 1].flip(0)
+            axes.plot(range(BACK), back, linewidth=4 - 1.4 * number, label=f"frame {frame}")
+        axes.set(title=title, xlabel="frames back")
+    figure.axes[0].set_ylabel("score")
+    figure.axes[-1].legend()
     save_plot(path, figure)
 
 
