@@ -132,6 +132,7 @@ def dynamics(video_tokenizer: VideoTokenizer, action_tokenizer: ActionTokenizer)
         masking="clean_context",
         mask_ratio=0.5,
         context_noise=0,
+        own_context=0,
         moving_weight=0,
         decoding={"steps": 4, "schedule": "exponential", "temperature": 1.0},
         **TRANSFORMER,

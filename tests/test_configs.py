@@ -163,7 +163,8 @@ OTHER_VALUES = {
         "feed_forward.num_experts": 2, "feed_forward.top_k": 1, "feed_forward.balance_weight": 1,
         "embed_dim": 64, "num_heads": 2, "hidden_dim": 64, "num_blocks": 1, "norm": "post",
         "qk_norm": True, "positions": "alibi", "conditioning": "prepend", "feed_forward.z_weight": 1,
-        "masking": "anchored", "mask_ratio": 0.9, "context_noise": 0.5, "moving_weight": 3,
+        "masking": "anchored", "mask_ratio": 0.9, "context_noise": 0.5, "own_context": 0.5,
+        "moving_weight": 3,
     },
 }  # fmt: skip
 EFFECT_ELSEWHERE = {"variance_target", "decoding", "encoder", "decoder", "feed_forward", "_target_"}
@@ -185,6 +186,8 @@ def first_loss(stage: Stage) -> float:
 def test_every_key_of_a_stage_changes_what_it_learns(stage, key):
     value = OTHER_VALUES[stage][key]
     also = ["stage.n_actions=16"] if key == "num_bins" and stage == "action_tokenizer" else []
+    if key == "masking":
+        also = ["stage.context_noise=0", "stage.own_context=0"]
     if key == "variance_weight":
         also = ["stage.variance_target=5"]
     if key.startswith("feed_forward."):

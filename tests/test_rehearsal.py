@@ -58,6 +58,7 @@ def built(
         "masking": masking,
         "mask_ratio": 1,
         "context_noise": 0,
+        "own_context": 0,
         "moving_weight": 1,
         "decoding": {"steps": 4, "schedule": "exponential", "temperature": 1.0},
         **(TRANSFORMER | {"num_blocks": num_blocks}),

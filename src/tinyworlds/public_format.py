@@ -45,6 +45,7 @@ TRAINING: dict[str, dict[str, Any]] = {
         "masking": "anchored",
         "mask_ratio": 0.5,
         "context_noise": 0,
+        "own_context": 0,
         "moving_weight": 0,
         "decoding": {"steps": 10, "schedule": "exponential", "temperature": 0},
     },

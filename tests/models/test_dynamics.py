@@ -122,6 +122,23 @@ def test_noise_is_in_the_context_alone(dynamics, tokens):
     assert noisy != clean
 
 
+def test_its_own_context_is_what_it_decodes(dynamics, tokens, actions):
+    """In the share of the clips each frame but the first is what one step of decoding makes of the true ones before."""
+    embedded = []
+    dynamics.own_context, dynamics.mask_ratio = 0.5, 1.0
+    dynamics.from_latent.register_forward_pre_hook(lambda _, given: embedded.append(given[0]))
+    dynamics._masked_loss(tokens, actions, torch.Generator().manual_seed(0))
+    context = dynamics.video_tokenizer.quantizer.indices(embedded[-2])
+    assert (context[1] == tokens[1, :-1]).all()
+    assert (context[0, 0] == tokens[0, 0]).all()
+    one_step = Decoding(steps=1, schedule="linear", temperature=0)
+    for frame in (1, 2):
+        seen = {"tokens": tokens[:1, :frame], "actions": actions[:1, :frame]}
+        guess = dynamics.predict(**seen, horizon=1, decoding=one_step)
+        assert (context[0, frame] == guess[0, 0]).all()
+        assert (guess[0, 0] != tokens[0, frame]).any()
+
+
 @every_variant
 def test_a_clean_context_guesses_what_decoding_guesses(dynamics, tokens, actions, variant):
     """Frame t has the features that it has when it is decoded alone after the frames before it."""
@@ -255,7 +272,8 @@ def test_tokenizers_of_unlike_frames_are_refused(dynamics):
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("masking", "none"), ("mask_ratio", 1.5), ("context_noise", -1), ("moving_weight", -1)]
+    ("option", "value"),
+    [("masking", "none"), ("mask_ratio", 1.5), ("context_noise", -1), ("own_context", 2), ("moving_weight", -1)],
 )
 def test_impossible_options_are_refused_by_name(dynamics, option, value):
     options = {k: v for k, v in dynamics.hparams.items() if not k.endswith("tokenizer")}
@@ -267,15 +285,16 @@ def test_impossible_options_are_refused_by_name(dynamics, option, value):
         )
 
 
-def test_noise_without_a_clean_context_is_refused(dynamics):
+@pytest.mark.parametrize("option", ["context_noise", "own_context"])
+def test_noise_without_a_clean_context_is_refused(dynamics, option):
     options = {k: v for k, v in dynamics.hparams.items() if not k.endswith("tokenizer")}
     tokenizers = {"video_tokenizer": dynamics.video_tokenizer, "action_tokenizer": dynamics.action_tokenizer}
-    with pytest.raises(ValueError, match=r"context_noise=0\.1.*clean_context"):
-        Dynamics(**tokenizers, **{**options, "masking": "anchored", "context_noise": 0.1})
+    with pytest.raises(ValueError, match=rf"{option}=0\.1.*clean_context"):
+        Dynamics(**tokenizers, **{**options, "masking": "anchored", option: 0.1})
 
 
 def test_a_checkpoint_from_before_there_was_a_choice_is_as_it_was(dynamics):
-    later = ("feed_forward", "context_noise", "moving_weight", "qk_norm", "positions", "conditioning")
+    later = ("feed_forward", "context_noise", "own_context", "moving_weight", "qk_norm", "positions", "conditioning")
     hyperparameters = {key: value for key, value in dynamics.hparams.items() if key not in later}
     for key in ("qk_norm", "positions"):
         del hyperparameters["video_tokenizer"][key]

@@ -33,7 +33,7 @@ greedy = {"steps": 3, "schedule": "linear", "temperature": 0}
 dynamics = Dynamics(
     video_tokenizer=video, action_tokenizer=action, dataset=known["dataset"], **shared, num_blocks=1,
     conditioning="film", feed_forward={"name": "swiglu"}, masking="clean_context", mask_ratio=0.5, context_noise=0,
-    moving_weight=0, decoding=greedy,
+    own_context=0, moving_weight=0, decoding=greedy,
 )
 for parameter in dynamics.parameters():
     torch.nn.init.normal_(parameter, std=0.3)

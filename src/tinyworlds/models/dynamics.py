@@ -39,19 +39,22 @@ class Dynamics(Stage):
     is remembered of the clean ones before t, and itself (the vectorized training of block diffusion, arXiv
     2503.09573). With `context_noise` those frames are not all that clean: of each, a share of the tokens drawn
     from [0, `context_noise`) is another clip's, as when the world has to go on from its own mistakes (the noise
-    augmentation of GameNGen, arXiv 2408.14837, for tokens).
+    augmentation of GameNGen, arXiv 2408.14837, for tokens). In the share `own_context` of the clips every frame but
+    the first is the model's own guess of it from those before: what goes wrong on the way of a rollout is then met in
+    training (scheduled sampling, arXiv 1506.03099, for all frames at once, arXiv 1906.07651).
 
     A hidden token that is not the one at its place in the frame before counts ``1 + moving_weight`` times in the
     loss. So the guesses lean towards change, and at temperature 0 what is small and moves is not left out for
     being hard to place.
 
-    Raises `ValueError` for an unknown `masking`, a `mask_ratio` or `context_noise` that is no share, noise without
-    a clean context, a negative `moving_weight`, or tokenizers of unlike frames.
+    Raises `ValueError` for an unknown `masking`, a `mask_ratio`, `context_noise` or `own_context` that is no share,
+    either of the latter two without a clean context, a negative `moving_weight`, or tokenizers of unlike frames.
     """
 
     name = "dynamics"
     earlier: ClassVar[Mapping[str, Any]] = {
         "context_noise": 0,
+        "own_context": 0,
         "moving_weight": 0,
         "qk_norm": False,
         "positions": SINCOS,
@@ -76,6 +79,7 @@ class Dynamics(Stage):
         masking: str,
         mask_ratio: float,
         context_noise: float,
+        own_context: float,
         moving_weight: float,
         decoding: Mapping[str, Any],
     ) -> None:
@@ -83,12 +87,19 @@ class Dynamics(Stage):
         self.save_hyperparameters(ignore=["video_tokenizer", "action_tokenizer"])
         tokenizers = (video_tokenizer, action_tokenizer)
         self.save_hyperparameters({tokenizer.name: dict(tokenizer.hparams) for tokenizer in tokenizers})
-        _check_training(masking, mask_ratio=mask_ratio, context_noise=context_noise, moving_weight=moving_weight)
+        _check_training(
+            masking,
+            mask_ratio=mask_ratio,
+            context_noise=context_noise,
+            own_context=own_context,
+            moving_weight=moving_weight,
+        )
         _check_same_frames(video_tokenizer, action_tokenizer)
         check_whole("data.clip_length", dataset["clip_length"], at_least=2)
         self.masking = masking
         self.mask_ratio = mask_ratio
         self.context_noise = context_noise
+        self.own_context = own_context
         self.moving_weight = moving_weight
         self.decoding = Decoding(**decoding)
         self.context_length: int = dataset["clip_length"]
@@ -240,6 +251,8 @@ class Dynamics(Stage):
                 (batch, frames - 1, patches), full=self.mask_ratio, generator=generator, device=tokens.device
             )
             context = replace_some(tokens[:, :-1], share=self.context_noise, generator=generator)
+            if own := round(self.own_context * batch):
+                context = torch.cat([self._guesses(tokens[:own, :-1], condition.of(slice(own))), context[own:]])
             past = self.remember(context, condition.at(slice(-1)))
             timeline = Timeline.clean_context(frames, tokens.device)
             features = self(targets, hidden, condition.at(slice(1, None)), timeline, past)
@@ -248,6 +261,18 @@ class Dynamics(Stage):
         right = parallel.mean((logits.argmax(-1) == truth).float())
         weights = 1 + self.moving_weight * (truth != before[hidden])
         return parallel.mean(weights * F.cross_entropy(logits, truth, reduction="none")), right
+
+    @torch.no_grad()
+    def _guesses(self, tokens: Int64[Tensor, "B T P"], condition: Condition) -> Int64[Tensor, "B T P"]:
+        """Every frame after the first as it would be decoded from the true ones before it, in one step."""
+        frames = tokens.shape[1]
+        if frames == 1:
+            return tokens
+        past = self.remember(tokens[:, :-1], condition.at(slice(frames - 1)))
+        hidden = torch.ones_like(tokens[:, 1:], dtype=torch.bool)
+        timeline = Timeline.clean_context(frames, tokens.device)
+        features = self(tokens[:, 1:], hidden, condition.at(slice(1, frames)), timeline, past)
+        return torch.cat([tokens[:, :1], self.to_logits(features).argmax(-1)], dim=1)
 
     @property
     def tokenizers(self) -> Tokenizers:
@@ -296,16 +321,18 @@ class Dynamics(Stage):
         return guessed, self.render(torch.cat([tokens[:, :-1], guessed], dim=1), count=1)
 
 
-def _check_training(masking: str, *, mask_ratio: float, context_noise: float, moving_weight: float) -> None:
+def _check_training(
+    masking: str, *, mask_ratio: float, context_noise: float, own_context: float, moving_weight: float
+) -> None:
     if masking not in MASKINGS:
         raise ValueError(f"stage.masking={masking!r} is none of {', '.join(MASKINGS)}")
-    for name, share in (("mask_ratio", mask_ratio), ("context_noise", context_noise)):
+    context = {"context_noise": context_noise, "own_context": own_context}
+    for name, share in {"mask_ratio": mask_ratio, **context}.items():
         if not 0 <= share <= 1:
             raise ValueError(f"stage.{name}={share} is a share, from 0 to 1")
-    if context_noise and masking != "clean_context":
-        raise ValueError(
-            f"stage.context_noise={context_noise} is for stage.masking=clean_context: others have no context"
-        )
+    for name, share in context.items():
+        if share and masking != "clean_context":
+            raise ValueError(f"stage.{name}={share} is for stage.masking=clean_context: others have no context")
     if moving_weight < 0:
         raise ValueError(
             f"stage.moving_weight={moving_weight} is how much more a token that changes counts: at least 0"

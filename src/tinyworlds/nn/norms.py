@@ -26,6 +26,10 @@ class Condition(NamedTuple):
         """That of some of the frames."""
         return Condition(self.latents[:, frames], self.given[frames])
 
+    def of(self, clips: slice) -> "Condition":
+        """That of some of the clips."""
+        return Condition(self.latents[clips], self.given)
+
 
 class RMSNorm(nn.Module):
     """``x / sqrt(mean(x²) + eps) * gain`` (Zhang & Sennrich, arXiv 1910.07467)."""
