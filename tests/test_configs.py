@@ -154,8 +154,8 @@ OTHER_VALUES = {
         "temporal": True, "latent_dim": 4, "num_bins": 3, "latent_norm": False, "moving_weight": 1,
     },
     "action_tokenizer": {
-        "n_actions": 8, "num_bins": 4, "shrink": 1, "latent_norm": False, "usage_weight": 3, "variance_weight": 7,
-        "moving_weight": 1, "encoder.width": 8, "encoder.channels": 2, "encoder.reach": 3, "encoder.moments": True,
+        "n_actions": 4, "num_bins": 4, "shrink": 1, "latent_norm": False, "usage_weight": 3, "variance_weight": 7,
+        "moving_weight": 1, "encoder.width": 8, "encoder.channels": 2, "encoder.reach": 3, "encoder.moments": False,
         "decoder.width": 8, "encoder.qk_norm": True, "encoder.positions": "alibi", "decoder.qk_norm": True,
         "decoder.positions": "rope",
     },
@@ -163,7 +163,7 @@ OTHER_VALUES = {
         "feed_forward.num_experts": 2, "feed_forward.top_k": 1, "feed_forward.balance_weight": 1,
         "embed_dim": 64, "num_heads": 2, "hidden_dim": 64, "num_blocks": 1, "norm": "post",
         "qk_norm": True, "positions": "alibi", "conditioning": "prepend", "feed_forward.z_weight": 1,
-        "masking": "anchored", "mask_ratio": 0.9, "context_noise": 0.5, "own_context": 0.5,
+        "masking": "anchored", "mask_ratio": 0.9, "context_noise": 0.5, "own_context": 0.25,
         "moving_weight": 3,
     },
 }  # fmt: skip
