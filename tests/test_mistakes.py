@@ -79,7 +79,7 @@ MISTAKES = {
     f"{VIDEO} optimizer.betas=[0.9]": "optimizer.betas=[0.9] must be two numbers from 0 to below 1",
     f"{VIDEO} optimizer.betas=0.9": "optimizer.betas=0.9 must be a list, each of it a number",
     f"{VIDEO} +optimizer.momentum=1": "optimizer.momentum: there is no such option, optimizer takes betas, lr, weight",
-    f"{VIDEO} optimizer=muon optimizer.matrix_lr=0": "optimizer.matrix_lr=0 must be a finite number above 0",
+    f"{VIDEO} optimizer=muon optimizer.matrix_factor=0": "optimizer.matrix_factor=0 must be a finite number above 0",
     f"{VIDEO} optimizer=muon optimizer.momentum=1": "optimizer.momentum=1 must be a number from 0 to below 1",
     f"{VIDEO} optimizer.momentum=0.9": "optimizer.momentum: there is no such option; optimizer has betas, lr, weight",
     f"{VIDEO} optimizer=soap optimizer.frequency=0": "optimizer.frequency=0: must be a whole number of at least 1",

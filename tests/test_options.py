@@ -40,7 +40,7 @@ OTHER_VALUES = {
     "callbacks.pictures.every_n_steps": 7, "callbacks.pictures.fps": 7,
 }  # fmt: skip
 OF_OTHER_CHOICES = {
-    "optimizer=muon": {"lr": 1, "betas": [0.5, 0.6], "weight_decay": 0.5, "matrix_lr": 1, "momentum": 0.5},
+    "optimizer=muon": {"lr": 1, "betas": [0.5, 0.6], "weight_decay": 0.5, "matrix_factor": 1, "momentum": 0.5},
     "optimizer=soap": {"lr": 1, "betas": [0.5, 0.6], "weight_decay": 0.5, "frequency": 3, "max_side": 3},
     "lr_schedule=wsd": {"warmup": 0.5, "decay": 0.5, "final": 0.5},
     "lr_schedule=constant": {"warmup": 0.5},

@@ -47,7 +47,9 @@ SMALL = ("size=tiny", "frame_size=32", "data.batch_size=4", "data.clip_length=3"
 
 
 def test_the_plan_is_of_what_would_be_trained(planned, capsys):
-    made = planned(*SMALL, "trainer.max_steps=10", "peak_tflops=1", "utilization=0.5", "stage.num_blocks=1")
+    made = planned(
+        *SMALL, "optimizer=adamw", "trainer.max_steps=10", "peak_tflops=1", "utilization=0.5", "stage.num_blocks=1"
+    )
     said = capsys.readouterr().out
     trained = {name: number for name, number in made["parameters"].items() if "tokenizer" not in name}
     assert sum(trained.values()) == made["trained"]

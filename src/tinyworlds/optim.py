@@ -49,16 +49,15 @@ def muon(
     lr: float,
     betas: list[float],
     weight_decay: float,
-    matrix_lr: float | None,
+    matrix_factor: float,
     momentum: float,
 ) -> optim.Optimizer:
-    """Muon for the `hidden_matrices`, at a learning rate of their own or the same, and `adamw` for all the rest.
+    """Muon for the `hidden_matrices`, at `matrix_factor` times the learning rate, and `adamw` for all the rest.
 
     Where there are none, as in a model of convolutions, it is `adamw` alone, and says so.
     """
     _check_rate("lr", lr)
-    matrix_lr = lr if matrix_lr is None else matrix_lr
-    _check_rate("matrix_lr", matrix_lr)
+    _check_rate("matrix_factor", matrix_factor)
     if not 0 <= momentum < 1:
         raise ValueError(f"optimizer.momentum={momentum} must be a number from 0 to below 1")
     hidden = hidden_matrices(model)
@@ -67,7 +66,7 @@ def muon(
     if not hidden:
         rank_zero_warn(f"{type(model).__name__} has no attention or feed-forward, so optimizer=muon is adamw for it")
         return rest
-    return Together([Muon(hidden, lr=matrix_lr, momentum=momentum, weight_decay=weight_decay), rest])
+    return Together([Muon(hidden, lr=matrix_factor * lr, momentum=momentum, weight_decay=weight_decay), rest])
 
 
 def soap(
