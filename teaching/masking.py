@@ -1,5 +1,6 @@
 """What MaskGIT hides in training, and how it decodes."""
 
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 
@@ -58,14 +59,19 @@ def as_squares(hidden: Bool[torch.Tensor, "*batch P"]) -> UInt8[np.ndarray, "*ba
 def film(path: Path) -> None:
     """A Doom world decodes one frame: what is kept so far, what it would be if it stopped here, how sure it is."""
     world = World.load(worlds.folder("vizdoom"))
+    inside = watched(world, replace(world.decoding, steps=FILM_STEPS, schedule="linear", temperature=0))
+    size = world.dynamics.video_tokenizer.grid
+    pages = [page(inside, step, size) for step in range(len(inside.pictures))]
+    save_gif(path, np.stack([*pages, *[pages[-1]] * 4]), fps=2)
+
+
+def watched(world: World, decoding: Decoding) -> Inside:
+    """How a world decodes the frame that follows a scene."""
     engine = Engine(world.dynamics)
     scene = engine.tokenize(worlds.prompts(world)[SCENE])
-    decoding = Decoding(steps=FILM_STEPS, schedule="linear", temperature=0)
     session = Session(scene, Settings(seed=0, decoding=decoding, horizon=1, fps=1))
     (result,) = engine.run([session.request(ACTION, context=world.context_length - 1, watched=True)])
-    (inside,) = result.inside
-    pages = [page(inside, step, engine.grid) for step in range(len(inside.pictures))]
-    save_gif(path, np.stack([*pages, *[pages[-1]] * 4]), fps=2)
+    return result.inside[0]
 
 
 def page(inside: Inside, step: int, size: tuple[int, int]) -> UInt8[np.ndarray, "y x 3"]:
