@@ -1,6 +1,5 @@
 """What MaskGIT hides in training, and how it decodes."""
 
-from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 
@@ -59,7 +58,7 @@ def as_squares(hidden: Bool[torch.Tensor, "*batch P"]) -> UInt8[np.ndarray, "*ba
 def film(path: Path) -> None:
     """A Doom world decodes one frame: what is kept so far, what it would be if it stopped here, how sure it is."""
     world = World.load(worlds.folder("vizdoom"))
-    inside = watched(world, replace(world.decoding, steps=FILM_STEPS, schedule="linear", temperature=0))
+    inside = watched(world, world.decoding.changed(steps=FILM_STEPS, schedule="linear", temperature=0))
     size = world.dynamics.video_tokenizer.grid
     pages = [page(inside, step, size) for step in range(len(inside.pictures))]
     save_gif(path, np.stack([*pages, *[pages[-1]] * 4]), fps=2)

@@ -39,6 +39,7 @@ from tinyworlds import World
 from tinyworlds.checkpoints import save_stage
 from tinyworlds.command import CONF
 from tinyworlds.data.store import StoreWriter
+from tinyworlds.maskgit import Decoding
 from tinyworlds.models import ActionTokenizer, Dynamics, VideoTokenizer
 from tinyworlds.nn import native
 
@@ -134,7 +135,7 @@ def dynamics(video_tokenizer: VideoTokenizer, action_tokenizer: ActionTokenizer)
         context_noise=0,
         own_context=0,
         moving_weight=0,
-        decoding={"steps": 4, "schedule": "exponential", "temperature": 1.0},
+        decoding={"steps": 4, "schedule": "exponential", "temperature": 1.0, **Decoding.earlier},
         **TRANSFORMER,
     )
     return roughened(model).eval()

@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tinyworlds.data.token_cache import ClipTokens
+from tinyworlds.maskgit import Decoding
 from tinyworlds.models import STAGES, ActionTokenizer, Dynamics, Stage, VideoTokenizer
 from tinyworlds.nn.norms import Condition
 from tinyworlds.nn.transformer import SpaceTimeTransformer
@@ -60,7 +61,7 @@ def built(
         "context_noise": 0,
         "own_context": 0,
         "moving_weight": 1,
-        "decoding": {"steps": 4, "schedule": "exponential", "temperature": 1.0},
+        "decoding": {"steps": 4, "schedule": "exponential", "temperature": 1.0, **Decoding.earlier},
         **(TRANSFORMER | {"num_blocks": num_blocks}),
     }
     return Dynamics(video_tokenizer=video(), action_tokenizer=action(), dataset=dataset, **(options | variant))

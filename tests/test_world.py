@@ -81,8 +81,11 @@ def test_a_prompt_of_one_frame_is_enough(dynamics, prompts):
 
 def test_decoding_is_the_worlds_own_unless_given(dynamics):
     assert World(dynamics).decoding == dynamics.decoding
+    assert World(dynamics, steps=None, order="halton").decoding == dynamics.decoding.changed(order="halton")
     given = World(dynamics, steps=2, temperature=0.5).decoding
-    assert given == Decoding(steps=2, schedule="exponential", temperature=0.5)
+    assert given == Decoding(steps=2, schedule="exponential", temperature=0.5, **Decoding.earlier)
+    with pytest.raises(ValueError, match=r"decoding\.top_k=-1"):
+        World(dynamics, top_k=-1)
 
 
 def test_inferred_actions_are_those_between_neighbours(dynamics, prompts):

@@ -16,8 +16,9 @@ from tinyworlds import control, prediction
 from tinyworlds.checkpoints import newest, training_seconds
 from tinyworlds.command import command
 from tinyworlds.data.clip_datamodule import ClipDataModule
-from tinyworlds.data.settings import check_imagining
+from tinyworlds.data.settings import check_whole
 from tinyworlds.data.truth import actions_of
+from tinyworlds.maskgit import chosen_decoding
 from tinyworlds.metrics import perplexity
 from tinyworlds.play import rollout
 from tinyworlds.prediction import CONTROL_STEP, STEPS, Foretelling
@@ -34,9 +35,11 @@ TIMED_STEPS = 20
 @command("evaluate")
 def main(config: DictConfig) -> None:
     """Write metrics.json, report.md and its pictures to evaluation/ beside the checkpoint; print the table."""
-    check_imagining(clips=config.clips, seed=config.seed, steps=config.steps, temperature=config.temperature)
+    check_whole("clips", config.clips, at_least=1)
+    check_whole("seed", config.seed, at_least=0)
+    decoding = chosen_decoding(config)
     ckpt = config.ckpt or newest(config.runs_dir, config.dataset, "dynamics")
-    world = World.load(ckpt, seed=config.seed, steps=config.steps, temperature=config.temperature, device=config.device)
+    world = World.load(ckpt, seed=config.seed, device=config.device, **decoding)
     data = held_out(world.dynamics, store=config.store)
     out = Path(config.out or beside(ckpt, "evaluation", runs_dir=config.runs_dir))
     print(f"world: {ckpt} · {world.n_actions} actions · held-out frames of {data.path}", flush=True)

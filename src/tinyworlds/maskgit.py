@@ -1,9 +1,10 @@
 """MaskGIT (Chang et al., arXiv 2202.04200): which tokens training hides, and decoding by unmasking in steps."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from einops import rearrange
@@ -11,10 +12,12 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from tinyworlds import parallel
-from tinyworlds.data.settings import check_number, check_whole
+from tinyworlds.data.settings import check_choice, check_number, check_whole
+from tinyworlds.orders import ORDERS, Noise, fixed_order, shaken
 
 EXPONENT = 5.0
 LEAST_TEMPERATURE = 1e-6
+MOST_TEMPERATURE = 1e6
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "exponential": lambda progress: math.expm1(EXPONENT * progress) / math.expm1(EXPONENT),
@@ -33,8 +36,7 @@ def reveal_counts(total: int, *, steps: int, schedule: str) -> list[int]:
     Raises:
         ValueError: unknown `schedule`, or fewer than one step or token.
     """
-    if schedule not in SCHEDULES:
-        raise ValueError(f"decoding.schedule={schedule!r} is none of {', '.join(SCHEDULES)}")
+    check_choice("decoding.schedule", schedule, SCHEDULES)
     if steps < 1 or total < 1:
         raise ValueError(f"decoding.steps={steps}: decoding {total} tokens needs at least 1 step and 1 token")
     least = max(total // 16, 1)
@@ -51,24 +53,80 @@ def reveal_counts(total: int, *, steps: int, schedule: str) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """How a frame is decoded: `steps`, `schedule` of reveals, sampling `temperature` (0: the likeliest)."""
+    """How a frame is decoded.
+
+    Each of `steps` samples every hidden token at `temperature` (0: the likeliest), from the `top_k` likeliest (0: all)
+    and of these from as few as have `top_p` of the probability. As many as `schedule` says are kept, in the `order` of
+    ``confidence``, the surest first; of a ``random`` order, another one each time; or of ``halton``, in which any
+    number of the first lie evenly over the frame (`tinyworlds.orders`). Confidence can be shaken: `choice_temperature`,
+    falling to 0 over the steps, times Gumbel noise is added to its logarithm (MaskGIT's code).
+
+    Raises `ValueError` for an impossible value, and for noise on a confidence that is not asked.
+    """
 
     steps: int
     schedule: str
     temperature: float
+    order: str
+    choice_temperature: float
+    top_k: int
+    top_p: float
+
+    earlier: ClassVar[Mapping[str, Any]] = {"order": "confidence", "choice_temperature": 0, "top_k": 0, "top_p": 1}
+    """Of checkpoints from before there was a choice."""
 
     def __post_init__(self) -> None:
-        check_whole("decoding.steps", self.steps, at_least=1)
-        check_number("decoding.temperature", self.temperature, at_least=0, at_most=1e6)
-        reveal_counts(1, steps=self.steps, schedule=self.schedule)
+        for name, check in CHECKS.items():
+            check(f"decoding.{name}", getattr(self, name))
+        if self.choice_temperature and self.order != "confidence":
+            raise ValueError(
+                f"decoding.choice_temperature={self.choice_temperature} is for decoding.order=confidence: "
+                f"with decoding.order={self.order} give 0"
+            )
+
+    @classmethod
+    def completed(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Options in a checkpoint, with what those from before there were so many leave unsaid."""
+        return {**options, **{name: value for name, value in cls.earlier.items() if name not in options}}
+
+    def changed(self, **others: Any) -> Self:
+        """With other values, where they are not None."""
+        return replace(self, **{name: value for name, value in others.items() if value is not None})
+
+
+def chosen_decoding(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the `options` of a command those of `Decoding`, None where nothing is chosen.
+
+    Raises:
+        ValueError: one of them is impossible.
+    """
+    chosen = {name: options[name] for name in CHECKS}
+    for name, value in chosen.items():
+        if value is not None:
+            CHECKS[name](name, value)
+    return chosen
+
+
+def _check_top_p(name: str, value: Any) -> None:
+    check_number(name, value, at_least=0, at_most=1)
+    if value == 0:
+        raise ValueError(f"{name}=0 leaves no token: give a share above 0")
+
+
+CHECKS: Mapping[str, Callable[[str, Any], None]] = {
+    "steps": partial(check_whole, at_least=1),
+    "schedule": partial(check_choice, choices=SCHEDULES),
+    "temperature": partial(check_number, at_least=0, at_most=MOST_TEMPERATURE),
+    "order": partial(check_choice, choices=ORDERS),
+    "choice_temperature": partial(check_number, at_least=0, at_most=MOST_TEMPERATURE),
+    "top_k": partial(check_whole, at_least=0),
+    "top_p": _check_top_p,
+}
+"""Of each value of `Decoding`."""
 
 
 Predict = Callable[[Int64[Tensor, "B N P"], Bool[Tensor, "B N P"]], Float[Tensor, "B N P V"]]
 """Tokens of the frames being decoded, and which of them are hidden still, to logits."""
-
-
-Noise = torch.Generator | Sequence[torch.Generator] | None
-"""What sampling draws from: one generator for a whole batch, or one for each of its B, whoever else is in it."""
 
 
 class Guess(NamedTuple):
@@ -85,35 +143,37 @@ class Guess(NamedTuple):
 
 def decode(
     predict: Predict,
-    shape: tuple[int, int, int],
+    shape: tuple[int, int, int, int],
     *,
     decoding: Decoding,
     generator: Noise = None,
     device: torch.device | None = None,
     watch: Callable[[Guess], None] | None = None,
 ) -> Int64[Tensor, "B N P"]:
-    """Decode B times N fully hidden frames of P tokens.
+    """Decode B times N fully hidden frames of P = Hp x Wp tokens, (B, N, Hp, Wp) being the `shape`.
 
-    Each step samples every hidden token and keeps those it is surest of, as many as `reveal_counts` says,
-    chosen among all N frames at once. Every token is revealed exactly once. `watch` is told after each step.
+    Each step samples every hidden token and keeps as many as `reveal_counts` says, the first in the order of
+    `decoding`, chosen among all N frames at once. Every token is revealed exactly once. `watch` is told after each
+    step.
     """
-    batch, horizon, patches = shape
-    total = horizon * patches
+    batch, horizon, total = *shape[:2], math.prod(shape[1:])
     tokens = torch.zeros(batch, total, dtype=torch.int64, device=device)
     hidden = torch.ones(batch, total, dtype=torch.bool, device=device)
     believed = torch.zeros(batch, total, device=device)
-    for count in reveal_counts(total, steps=decoding.steps, schedule=decoding.schedule):
+    counts = reveal_counts(total, steps=decoding.steps, schedule=decoding.schedule)
+    fixed = fixed_order(shape, decoding.order, generator=generator, device=device)
+    for step, count in enumerate(counts, start=1):
         logits = predict(
             rearrange(tokens, "b (h p) -> b h p", h=horizon), rearrange(hidden, "b (h p) -> b h p", h=horizon)
         )
-        sampled, confidence = sample(
-            rearrange(logits, "b h p v -> b (h p) v"), temperature=decoding.temperature, generator=generator
-        )
+        sampled, confidence = sample(rearrange(logits, "b h p v -> b (h p) v"), decoding=decoding, generator=generator)
         if watch is not None:
             believed = torch.where(hidden, confidence, believed)
-        surest = confidence.masked_fill(~hidden, -1).topk(count, dim=-1).indices
-        tokens.scatter_(1, surest, sampled.gather(1, surest))
-        hidden.scatter_(1, surest, False)
+        noise = decoding.choice_temperature * (1 - step / len(counts))
+        merit = shaken(confidence, noise, generator) if fixed is None else fixed
+        kept = merit.masked_fill(~hidden, -math.inf).topk(count, dim=-1).indices
+        tokens.scatter_(1, kept, sampled.gather(1, kept))
+        hidden.scatter_(1, kept, False)
         if watch is not None:
             guess = (torch.where(hidden, sampled, tokens), hidden.clone(), believed)
             seen, unkept, sure = (rearrange(part, "b (h p) -> b h p", h=horizon) for part in guess)
@@ -122,20 +182,35 @@ def decode(
 
 
 def sample(
-    logits: Float[Tensor, "B K V"], *, temperature: float, generator: Noise
+    logits: Float[Tensor, "B K V"], *, decoding: Decoding, generator: Noise
 ) -> tuple[Int64[Tensor, "B K"], Float[Tensor, "B K"]]:
-    """A token for each position, and the probability it had; at temperature 0 the likeliest one."""
-    probabilities = distribution(logits, temperature=temperature)
-    if temperature == 0:
+    """A token for each position, and the probability it had among all; at temperature 0 the likeliest one."""
+    probabilities = distribution(logits, temperature=decoding.temperature)
+    if decoding.temperature == 0:
         confidence, tokens = probabilities.max(-1)
         return tokens, confidence
+    eligible = truncated(probabilities, top_k=decoding.top_k, top_p=decoding.top_p)
     if isinstance(generator, Sequence):
-        rows = [torch.multinomial(row, 1, generator=own) for row, own in zip(probabilities, generator, strict=True)]
+        rows = [torch.multinomial(row, 1, generator=own) for row, own in zip(eligible, generator, strict=True)]
         tokens = torch.stack(rows).squeeze(-1)
     else:
-        flat = torch.multinomial(rearrange(probabilities, "b k v -> (b k) v"), 1, generator=generator)
+        flat = torch.multinomial(rearrange(eligible, "b k v -> (b k) v"), 1, generator=generator)
         tokens = rearrange(flat, "(b k) 1 -> b k", b=logits.shape[0])
     return tokens, probabilities.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+
+
+def truncated(probabilities: Float[Tensor, "*batch V"], *, top_k: int, top_p: float) -> Float[Tensor, "*batch V"]:
+    """0 but for the `top_k` likeliest tokens (0: all), and of them as few as have `top_p` of the probability.
+
+    The latter is nucleus sampling (Holtzman et al., arXiv 1904.09751).
+    """
+    if not top_k and top_p == 1:
+        return probabilities
+    best, tokens = probabilities.sort(dim=-1, descending=True, stable=True)
+    best = best.masked_fill(best.cumsum(-1) - best >= top_p, 0)
+    if top_k:
+        best[..., top_k:] = 0
+    return torch.zeros_like(probabilities).scatter(-1, tokens, best)
 
 
 def distribution(logits: Float[Tensor, "*batch V"], *, temperature: float) -> Float[Tensor, "*batch V"]:

@@ -11,9 +11,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from tinyworlds.data.settings import check_number, check_whole
 from tinyworlds.matrix_optimizers import Muon, Soap, Together
 from tinyworlds.nn.attention import Attention
-from tinyworlds.nn.feed_forward import FEED_FORWARDS
+from tinyworlds.nn.feed_forward import SwiGLU
 
-HIDDEN: tuple[type[nn.Module], ...] = (Attention, *FEED_FORWARDS.values())
+HIDDEN = (Attention, SwiGLU)
 """Parts of a model that lead from features to features."""
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tinyworlds.data.settings import check_number, check_whole
+from tinyworlds.maskgit import Decoding
 from tinyworlds.models import ActionTokenizer, Dynamics, Stage, VideoTokenizer
 from tinyworlds.nn.feed_forward import SWIGLU, MoE
 from tinyworlds.nn.norms import FILM
@@ -47,7 +48,7 @@ TRAINING: dict[str, dict[str, Any]] = {
         "context_noise": 0,
         "own_context": 0,
         "moving_weight": 0,
-        "decoding": {"steps": 10, "schedule": "exponential", "temperature": 0},
+        "decoding": {"steps": 10, "schedule": "exponential", "temperature": 0, **Decoding.earlier},
     },
 }
 """How its models are trained and played, which checkpoints do not say."""

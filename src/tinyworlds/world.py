@@ -15,7 +15,6 @@ from tinyworlds.data.clips import normalize
 from tinyworlds.data.settings import check_device
 from tinyworlds.data.token_cache import ClipTokens
 from tinyworlds.devices import allow_tf32
-from tinyworlds.maskgit import Decoding
 from tinyworlds.models import Dynamics
 from tinyworlds.models.stage import as_pictures
 
@@ -33,11 +32,12 @@ class World:
     becomes (h, H, W, 3). Frames are tokenized once, in ``reset``; what is imagined stays tokens, and the last
     ``context_length`` frames of them are seen. Same seed, prompt and actions, same frames.
 
-    `steps` and `temperature` of the decoding are those that the world was trained with, unless given.
+    Frames are decoded as the world was trained to be, but for what of `tinyworlds.maskgit.Decoding` is given in
+    `decoding`, as ``steps=4``.
 
     On a GPU, TF32 is allowed from then on (see `tinyworlds.devices`).
 
-    Raises `ValueError` for a horizon that leaves no frame to be seen.
+    Raises `ValueError` for a horizon that leaves no frame to be seen, or an impossible decoding.
     """
 
     def __init__(
@@ -46,9 +46,8 @@ class World:
         *,
         horizon: int = 1,
         seed: int = 0,
-        steps: int | None = None,
-        temperature: float | None = None,
         device: str | torch.device = "cpu",
+        **decoding: Any,
     ) -> None:
         dynamics.check_horizon(horizon)
         allow_tf32(device)
@@ -56,12 +55,7 @@ class World:
         self.horizon = horizon
         self.seed = seed
         self.folder: Path | None = None  # what it was loaded from, with its evaluation
-        own = dynamics.decoding
-        self.decoding = Decoding(
-            steps=own.steps if steps is None else steps,
-            schedule=own.schedule,
-            temperature=own.temperature if temperature is None else temperature,
-        )
+        self.decoding = dynamics.decoding.changed(**decoding)
         self._seen: ClipTokens | None = None
 
     @classmethod
@@ -71,9 +65,8 @@ class World:
         *,
         horizon: int = 1,
         seed: int = 0,
-        steps: int | None = None,
-        temperature: float | None = None,
         device: str | torch.device = "cpu",
+        **decoding: Any,
     ) -> Self:
         """The world in a checkpoint of the dynamics, which carries both tokenizers, in a folder that
         `save_pretrained` wrote, or in ``hf://user/name[@revision]``.
@@ -84,7 +77,7 @@ class World:
         """
         check_device(device)
         dynamics, folder = pretrained.open_world(path)
-        world = cls(dynamics, horizon=horizon, seed=seed, steps=steps, temperature=temperature, device=device)
+        world = cls(dynamics, horizon=horizon, seed=seed, device=device, **decoding)
         world.folder = folder
         return world
 

@@ -99,7 +99,7 @@ def test_decoding_gives_the_same_tokens(dynamics, window, context, horizon, temp
         tokens,
         actions,
         horizon=horizon,
-        decoding=Decoding(steps=10, schedule="exponential", temperature=temperature),
+        decoding=Decoding(steps=10, schedule="exponential", temperature=temperature, **Decoding.earlier),
         generator=torch.Generator().manual_seed(3),
     )
     theirs = plain.plain_version(dynamics).decode(

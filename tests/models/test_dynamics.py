@@ -160,13 +160,13 @@ def test_the_action_decides_what_is_imagined_also_in_windows_longer_than_in_trai
     dynamics.context_length = 9
     generator = torch.Generator().manual_seed(0)
     tokens, actions = (torch.randint(n, (1, 8, *shape), generator=generator) for n, shape in ((27, (6,)), (4, ())))
-    greedy = Decoding(steps=3, schedule="linear", temperature=0.0)
+    greedy = Decoding(steps=3, schedule="linear", temperature=0.0, **Decoding.earlier)
     unseen, guesses = (torch.zeros(1, 1, 6, dtype=torch.int64), torch.ones(1, 1, 6, dtype=torch.bool)), []
     for action in range(4):
         actions[:, -1] = action
         plain = whole_window(dynamics, tokens, actions, horizon=1)
         imagined = dynamics.predict(tokens, actions, horizon=1, decoding=greedy)
-        assert torch.equal(imagined, decode(plain, (1, 1, 6), decoding=greedy))
+        assert torch.equal(imagined, decode(plain, (1, 1, 2, 3), decoding=greedy))
         guesses.append(plain(*unseen).flatten())
     assert torch.pdist(torch.stack(guesses)).min() > 0.01
 
@@ -218,12 +218,12 @@ def test_decoding_the_new_frames_alone_is_decoding_the_whole_window(
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(27, (batch, context, 6), generator=generator)
     actions = torch.randint(4, (batch, context + horizon - 1), generator=generator)
-    decoding = Decoding(steps=steps, schedule="exponential", temperature=temperature)
+    decoding = Decoding(steps=steps, schedule="exponential", temperature=temperature, **Decoding.earlier)
     plain = whole_window(dynamics, tokens, actions, horizon=horizon)
     following = dynamics.predict(
         tokens, actions, horizon=horizon, decoding=decoding, generator=torch.Generator().manual_seed(seed)
     )
-    wanted = decode(plain, (batch, horizon, 6), decoding=decoding, generator=torch.Generator().manual_seed(seed))
+    wanted = decode(plain, (batch, horizon, 2, 3), decoding=decoding, generator=torch.Generator().manual_seed(seed))
     assert torch.equal(following, wanted)
 
     hidden = torch.rand(batch, horizon, 6, generator=generator) < 0.5
@@ -236,7 +236,7 @@ def test_decoding_the_new_frames_alone_is_decoding_the_whole_window(
 def test_prediction_sees_the_last_frames_of_its_window_alone(dynamics):
     generator = torch.Generator().manual_seed(0)
     tokens, actions = (torch.randint(n, shape, generator=generator) for n, shape in ((27, (1, 9, 6)), (4, (1, 9))))
-    greedy = Decoding(steps=3, schedule="cosine", temperature=0.0)
+    greedy = Decoding(steps=3, schedule="cosine", temperature=0.0, **Decoding.earlier)
     long = dynamics.predict(tokens, actions, horizon=1, decoding=greedy)
     short = dynamics.predict(tokens[:, -3:], actions[:, -3:], horizon=1, decoding=greedy)
     assert torch.equal(long, short)
@@ -298,10 +298,14 @@ def test_a_checkpoint_from_before_there_was_a_choice_is_as_it_was(dynamics):
     hyperparameters = {key: value for key, value in dynamics.hparams.items() if key not in later}
     for key in ("qk_norm", "positions"):
         del hyperparameters["video_tokenizer"][key]
+    hyperparameters["decoding"] = {
+        key: dynamics.hparams["decoding"][key] for key in ("steps", "schedule", "temperature")
+    }
     again = Dynamics.from_hyperparameters(hyperparameters)
     again.load_state_dict(dynamics.state_dict())
     assert again.hparams["feed_forward"] == {"name": "swiglu"}
     assert again.hparams["conditioning"] == "film"
+    assert again.decoding == dynamics.decoding
     assert again.hparams["positions"] == again.video_tokenizer.hparams["positions"] == "sincos"
 
 

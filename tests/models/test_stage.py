@@ -29,7 +29,7 @@ action = ActionTokenizer(
     decoder={"name": "motion", "width": 4}, latent_norm=False, usage_weight=0, variance_weight=0, variance_target=0,
     moving_weight=0,
 )
-greedy = {"steps": 3, "schedule": "linear", "temperature": 0}
+greedy = {"steps": 3, "schedule": "linear", "temperature": 0, **Decoding.earlier}
 dynamics = Dynamics(
     video_tokenizer=video, action_tokenizer=action, dataset=known["dataset"], **shared, num_blocks=1,
     conditioning="film", feed_forward={"name": "swiglu"}, masking="clean_context", mask_ratio=0.5, context_noise=0,

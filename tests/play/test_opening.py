@@ -1,4 +1,5 @@
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -36,15 +37,31 @@ def test_without_an_own_world_the_one_that_came_along_is_played(shared, opening,
 
 
 def test_options_reach_the_game(shared):
-    opened = open_to_play(config(seed=5, steps=2, temperature=0.25, horizon=2, fps=7, idle=3))
+    others = {"schedule": "linear", "order": "random", "top_k": 3, "top_p": 0.5}
+    opened = open_to_play(config(seed=5, steps=2, temperature=0.25, horizon=2, fps=7, idle=3, **others))
     plain = {"seed": 5, "steps": 2, "temperature": 0.25, "horizon": 2, "fps": 7.0}
     assert opened.settings.plain() == plain
+    assert asdict(opened.settings.decoding) == {"steps": 2, "temperature": 0.25, "choice_temperature": 0, **others}
+    assert open_to_play(config(choice_temperature=2)).settings.decoding.choice_temperature == 2
     assert opened.idle == 3
 
 
 @pytest.mark.parametrize(
     "option",
-    ["fps=0", "fps=100", "idle=4", "idle=-1", "seed=-1", "steps=100", "temperature=9", "threads=0", "horizon=4"],
+    [
+        "fps=0",
+        "fps=100",
+        "idle=4",
+        "idle=-1",
+        "seed=-1",
+        "steps=100",
+        "temperature=9",
+        "threads=0",
+        "horizon=4",
+        "top_k=-1",
+        "top_p=0",
+        "choice_temperature=-1",
+    ],
 )
 def test_impossible_options_are_named(shared, option):
     name, value = option.split("=")

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +50,17 @@ def record(opening, folder: Path) -> list[np.ndarray]:
     return frames
 
 
-def test_a_log_replays_to_the_recorded_frames(opening, tmp_path):
-    frames = record(opening, tmp_path)
+@pytest.mark.parametrize("decoding", [{}, {"order": "halton", "top_k": 2}])
+def test_a_log_replays_to_the_recorded_frames(opening, tmp_path, decoding):
+    settings = replace(opening.settings, decoding=opening.settings.decoding.changed(**decoding))
+    frames = record(replace(opening, settings=settings), tmp_path)
     log = read_log(tmp_path / "game.json", opening.world.dynamics)
     again = replay(log, opening.world.dynamics)
     assert np.array_equal(again, np.stack(frames))
     assert (frames_digest(again), len(again)) == (log["sha256"], log["frames"])
     assert len((tmp_path / "game.json").read_bytes()) < 1500
+    del log["decoding"]  # as in logs from before there was a choice
+    assert np.array_equal(replay(log, opening.world.dynamics), again) == (not decoding)
 
 
 @pytest.mark.slow
@@ -95,6 +100,9 @@ def changed(log: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("format", 2, "its format is 2"),
         ("world", None, "names no world"),
         ("fps", 1e9, "fps"),
+        ("decoding", [], "its decoding is none"),
+        ("decoding.steps", 10**9, "its decoding is none"),
+        ("decoding.order", "spiral", "decoding.order='spiral'"),
         ("events", [], "does not begin"),
         ("events", [1], "no list of events"),
         ("events.0", {"step": 0}, "does not begin"),

@@ -8,7 +8,8 @@ from tinyworlds.maskgit import Decoding
 from tinyworlds.play import session as module
 from tinyworlds.play.session import Session, Settings
 
-SETTINGS = Settings(seed=3, decoding=Decoding(steps=4, schedule="cosine", temperature=1.0), horizon=1, fps=10.0)
+DECODING = Decoding(steps=4, schedule="cosine", temperature=1.0, **Decoding.earlier)
+SETTINGS = Settings(seed=3, decoding=DECODING, horizon=1, fps=10.0)
 
 
 def scene(frames: int = 3) -> ClipTokens:

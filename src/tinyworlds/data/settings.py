@@ -31,6 +31,15 @@ def check_flag(name: str, value: Any) -> None:
         raise ValueError(f"{name}={value} must be true or false")
 
 
+def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
+    """
+    Raises:
+        ValueError: `value` is none of the `choices`.
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name}={value!r} is none of {', '.join(choices)}")
+
+
 def check_device(device: Any) -> None:
     """
     Raises:
@@ -64,20 +73,6 @@ TYPES: dict[Any, tuple[tuple[type, ...], str]] = {
     str: ((str,), "text"),
     NoneType: ((NoneType,), "null"),
 }
-
-
-def check_imagining(*, clips: Any, seed: Any, steps: Any, temperature: Any) -> None:
-    """What playing and evaluation have in common; None stands for the world's own decoding.
-
-    Raises:
-        ValueError: one of them is impossible.
-    """
-    check_whole("clips", clips, at_least=1)
-    check_whole("seed", seed, at_least=0)
-    if steps is not None:
-        check_whole("steps", steps, at_least=1)
-    if temperature is not None:
-        check_number("temperature", temperature, at_least=0)
 
 
 def check_arguments(

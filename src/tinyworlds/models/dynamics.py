@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tinyworlds import parallel
 from tinyworlds.data.settings import check_types, check_whole
 from tinyworlds.data.token_cache import ClipTokens
-from tinyworlds.maskgit import Decoding, Guess, Noise, anchored_mask, decode, frame_mask, replace_some
+from tinyworlds.maskgit import Decoding, Guess, anchored_mask, decode, frame_mask, replace_some
 from tinyworlds.models.action_tokenizer import ActionTokenizer
 from tinyworlds.models.dynamics_pictures import drawn
 from tinyworlds.models.stage import METRIC, Stage, validation_psnr
@@ -23,6 +23,7 @@ from tinyworlds.nn.feed_forward import FEED_FORWARDS, SWIGLU, summary
 from tinyworlds.nn.norms import FILM, Condition
 from tinyworlds.nn.positions import SINCOS, Timeline, added_positions
 from tinyworlds.nn.transformer import Past, SpaceTimeTransformer
+from tinyworlds.orders import Noise
 
 MASKINGS = ("anchored", "clean_context")
 
@@ -134,8 +135,11 @@ class Dynamics(Stage):
             kind.name: kind.from_hyperparameters(hyperparameters[kind.name])
             for kind in (VideoTokenizer, ActionTokenizer)
         }
-        feed_forward = completed(FEED_FORWARDS, hyperparameters.get("feed_forward", SWIGLU))
-        return super().from_hyperparameters({**hyperparameters, **tokenizers, "feed_forward": feed_forward})
+        choices = {
+            "feed_forward": completed(FEED_FORWARDS, hyperparameters.get("feed_forward", SWIGLU)),
+            "decoding": Decoding.completed(hyperparameters["decoding"]),
+        }
+        return super().from_hyperparameters({**hyperparameters, **tokenizers, **choices})
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
@@ -209,7 +213,7 @@ class Dynamics(Stage):
         def logits(guessed: Int64[Tensor, "B N P"], hidden: Bool[Tensor, "B N P"]) -> Float[Tensor, "B N P V"]:
             return self.to_logits(self(guessed, hidden, following, past=past))
 
-        shape = (tokens.shape[0], horizon, tokens.shape[2])
+        shape = (tokens.shape[0], horizon, *self.video_tokenizer.grid)
         return decode(logits, shape, decoding=decoding, generator=generator, device=tokens.device, watch=watch)
 
     def advance(

@@ -11,8 +11,9 @@ from omegaconf import DictConfig
 
 from tinyworlds import scenes
 from tinyworlds.checkpoints import newest
-from tinyworlds.data.settings import check_flag, check_imagining, check_number, check_whole
+from tinyworlds.data.settings import check_flag, check_number, check_whole
 from tinyworlds.json_files import read_object
+from tinyworlds.maskgit import chosen_decoding
 from tinyworlds.play.protocol import LIMITS
 from tinyworlds.play.session import Settings
 from tinyworlds.pretrained import CONFIG, METRICS
@@ -46,16 +47,11 @@ def open_world(config: DictConfig) -> tuple[str | Path, World]:
     """
     check_whole("horizon", config.horizon, at_least=1)
     check_flag("compile", config.compile)
-    check_imagining(clips=config.clips, seed=config.seed, steps=config.steps, temperature=config.temperature)
+    check_whole("clips", config.clips, at_least=1)
+    check_whole("seed", config.seed, at_least=0)
+    decoding = chosen_decoding(config)
     ckpt = config.ckpt or _newest_or_shared(config)
-    world = World.load(
-        ckpt,
-        horizon=config.horizon,
-        seed=config.seed,
-        steps=config.steps,
-        temperature=config.temperature,
-        device=config.device,
-    )
+    world = World.load(ckpt, horizon=config.horizon, seed=config.seed, device=config.device, **decoding)
     if config.compile:
         world.dynamics.compile_parts()
     print(f"world: {ckpt} · {world.n_actions} actions · sees {world.context_length} frames", flush=True)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from io import BytesIO
 from math import isqrt
 from pathlib import Path
@@ -17,11 +18,12 @@ from PIL import Image
 
 from tinyworlds.data.token_cache import ClipTokens
 from tinyworlds.json_files import LARGEST, read_object
+from tinyworlds.maskgit import CHECKS
 from tinyworlds.media import enlarge, replacing, save_gif, save_mp4
 from tinyworlds.models import Dynamics
 from tinyworlds.play.engine import Engine
 from tinyworlds.play.protocol import Bounds, check_settings
-from tinyworlds.play.session import Request, Session, Settings
+from tinyworlds.play.session import OF_DECODING, Request, Session, Settings
 from tinyworlds.progress import track
 
 FORMAT = 1
@@ -40,7 +42,8 @@ class Recorder:
 
     The log is a list of events: ``begin`` (tokens and actions of what is seen, the number of the next step),
     ``settings`` as they are from here on, ``step`` with its action, ``look`` (a frame without a step). The last two
-    have their ``place`` in a batch where they shared one, because other batches are rounded differently.
+    have their ``place`` in a batch where they shared one, because other batches are rounded differently. What of the
+    decoding can't be changed while playing stands beside the list.
     """
 
     def __init__(self, seen: ClipTokens, step: int) -> None:
@@ -48,6 +51,7 @@ class Recorder:
         self.pictures: list[bytes] = []
         self._bytes = self._log_bytes = 0
         self._settings: dict[str, float] = {}
+        self._decoding: dict[str, Any] = {}
         self._rates: list[float] = []
         self._last: float | None = None
         self.begin(seen, step)
@@ -66,6 +70,8 @@ class Recorder:
         if settings != self._settings:
             self._note({"settings": settings})
             self._settings = settings
+        decoding = asdict(request.settings.decoding)
+        self._decoding = {name: value for name, value in decoding.items() if name not in OF_DECODING}
         event = {"look": True} if request.action is None else {"step": request.action}
         self._note({**event, **({"place": list(place)} if place != (1, 0) else {})})
         self.pictures += pictures
@@ -98,6 +104,7 @@ class Recorder:
             "digest": dynamics.weights_digest(),
             "fps": self.fps,
             "frames": len(frames),
+            "decoding": self._decoding,
             "sha256": frames_digest(frames),
             "events": self.events,
         }
@@ -138,7 +145,8 @@ def read_log(path: Path, dynamics: Dynamics) -> dict[str, Any]:
 def replay(log: Mapping[str, Any], dynamics: Dynamics) -> UInt8[np.ndarray, "T H W 3"]:
     """The frames of a log that `read_log` gave, imagined again."""
     engine, device = Engine(dynamics), dynamics.device
-    settings = Settings(seed=0, decoding=dynamics.decoding, horizon=1, fps=1)
+    decoding = dynamics.decoding.changed(**log.get("decoding", {}))
+    settings = Settings(seed=0, decoding=decoding, horizon=1, fps=1)
     session: Session | None = None
     frames = []
     for event in track(log["events"], total=len(log["events"]), label="replaying"):
@@ -168,6 +176,7 @@ def _check_log(log: Mapping[str, Any], dynamics: Dynamics) -> None:
         raise ValueError(f"its format is {log.get('format')!r}, this version of TinyWorlds reads {FORMAT}")
     if not all(isinstance(log.get(key), str) for key in ("world", "digest", "sha256")):
         raise ValueError("it names no world")
+    _check_decoding(log.get("decoding", {}), dynamics)
     if not isinstance(log.get("fps"), int | float) or not 1 <= log["fps"] <= 60:
         raise ValueError("its fps is no number from 1 to 60")
     events = log.get("events")
@@ -204,6 +213,13 @@ def _check_state(state: Any, dynamics: Dynamics) -> None:
     good = good and all(_whole(token, vocabulary) for frame in state["tokens"] for token in frame)
     if not good or not all(_whole(action, dynamics.action_tokenizer.n_actions) for action in state["actions"]):
         raise ValueError("a begin of it is not of this world's tokens and actions")
+
+
+def _check_decoding(decoding: Any, dynamics: Dynamics) -> None:
+    """Those of logs from before there was a choice have none."""
+    if not isinstance(decoding, dict) or not set(decoding) <= CHECKS.keys() - set(OF_DECODING):
+        raise ValueError("its decoding is none")
+    dynamics.decoding.changed(**decoding)
 
 
 def _check_place(place: Any) -> None:

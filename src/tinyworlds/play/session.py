@@ -15,6 +15,8 @@ from tinyworlds.maskgit import Decoding
 
 REMEMBERED = 600
 """Frames that can be rewound."""
+OF_DECODING = ("steps", "temperature")
+"""What a player chooses of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +31,7 @@ class Settings:
     def changed(self, changes: Mapping[str, Any]) -> Self:
         """With other values, by the names of `plain`; None keeps what is."""
         given = {name: value for name, value in changes.items() if value is not None}
-        own = {name: given.pop(name) for name in ("steps", "temperature") if name in given}
+        own = {name: given.pop(name) for name in OF_DECODING if name in given}
         return replace(self, decoding=replace(self.decoding, **own), **given)
 
     def plain(self) -> dict[str, float]:
