@@ -131,7 +131,7 @@ def test_its_own_context_is_what_it_decodes(dynamics, tokens, actions):
     context = dynamics.video_tokenizer.quantizer.indices(embedded[-2])
     assert (context[1] == tokens[1, :-1]).all()
     assert (context[0, 0] == tokens[0, 0]).all()
-    one_step = Decoding(steps=1, schedule="linear", temperature=0)
+    one_step = Decoding(steps=1, schedule="linear", temperature=0, **Decoding.earlier)
     for frame in (1, 2):
         seen = {"tokens": tokens[:1, :frame], "actions": actions[:1, :frame]}
         guess = dynamics.predict(**seen, horizon=1, decoding=one_step)
