@@ -25,9 +25,9 @@ def window(path: Path) -> None:
     rows = []
     for action in ACTIONS:
         before = worlds.token_map(dynamics.video_tokenizer, seen.tokens[0, -shown:])
-        seen = dynamics.advance(seen, torch.tensor([[action]]), decoding=world.decoding)
+        seen, codes = dynamics.advance(seen, torch.tensor([[action]]), decoding=world.decoding)
         after = worlds.token_map(dynamics.video_tokenizer, seen.tokens[0, -1:])
-        picture = as_pictures(dynamics.render(seen.tokens, count=1)[0])
+        picture = as_pictures(dynamics.render(seen.tokens, count=1, codes=codes)[0])
         rows.append(np.concatenate([before, np.full_like(after, GREY), after, picture]))
     past = [f"t - {back}" if back else "t" for back in reversed(range(shown))]
     columns = (*past, "t + 1, hidden", "t + 1, guessed", "as a picture")

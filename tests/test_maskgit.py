@@ -10,6 +10,7 @@ from tinyworlds.maskgit import (
     CHECKS,
     SCHEDULES,
     Decoding,
+    Expectation,
     anchored_mask,
     chosen_decoding,
     decode,
@@ -72,6 +73,7 @@ def test_schedules_rise_from_zero_to_one(step, later, schedule):
         ("top_k", -1),
         ("top_p", 0),
         ("top_p", 1.1),
+        ("show", "mean"),
     ],
 )
 def test_impossible_decodings_are_refused_by_name(name, value):
@@ -214,8 +216,22 @@ def test_every_choice_changes_what_is_decoded(name, value):
 
 
 def test_no_choice_is_forgotten():
+    """What is shown is no matter of what is decoded."""
     names = set(test_every_choice_changes_what_is_decoded.pytestmark[0].args[1])
-    assert {name for name, _ in names} == set(CHECKS)
+    assert {name for name, _ in names} == set(CHECKS) - {"show"}
+
+
+@pytest.mark.parametrize("changes", [{}, {"temperature": 0.5}, {"top_k": 2}])
+def test_what_is_expected_is_the_mean_of_what_is_drawn(changes):
+    """In two steps, of which the second has other odds: those of a token are of the step that took it."""
+    vocabulary = torch.tensor([[-1.0, 0.0], [1.0, 0.5], [0.0, 2.0]])
+    logits = torch.randn(2, 1, 1, 8, 3, generator=noise(3)).expand(2, 4000, 1, 8, 3)
+    decoding = PLAIN.changed(steps=2, schedule="linear", order="halton", **changes)
+    expectation = Expectation(vocabulary, decoding=decoding)
+    steps = iter(logits)
+    drawn = decode(lambda *_: next(steps), (4000, 1, 2, 4), decoding=decoding, generator=noise(), watch=expectation)
+    assert (expectation.codes == expectation.codes[:1]).all()
+    torch.testing.assert_close(expectation.codes[0], vocabulary[drawn].mean(0), atol=0.06, rtol=0)
 
 
 @given(batch=st.integers(1, 4), frames=st.integers(1, 6), patches=st.integers(1, 30), ratio=st.floats(0, 1))

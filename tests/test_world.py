@@ -119,3 +119,15 @@ def test_stepping_needs_a_reset(dynamics):
 def test_a_horizon_as_long_as_the_window_is_refused(dynamics):
     with pytest.raises(ValueError, match="horizon=4"):
         World(dynamics, horizon=4)
+
+
+def test_what_is_shown_does_not_change_the_game(dynamics, prompts):
+    """And where there is only one thing to be expected, it is what is taken."""
+    for temperature, alike in ((1.0, False), (1e-6, True)):
+        films, tokens = [], []
+        for show in ("taken", "expected"):
+            world = World(dynamics, temperature=temperature, show=show)
+            films.append(play(world, prompts[0], [0, 1, 2, 3]))
+            tokens.append(world._seen.tokens)
+        assert torch.equal(*tokens)
+        assert (np.abs(np.subtract(*films, dtype=np.int16)).max() <= 1) == alike

@@ -61,6 +61,9 @@ class Decoding:
     number of the first lie evenly over the frame (`tinyworlds.orders`). Confidence can be shaken: `choice_temperature`,
     falling to 0 over the steps, times Gumbel noise is added to its logarithm (MaskGIT's code).
 
+    A frame is shown (`show`) by the tokens ``taken``, or by what was ``expected`` of each: the mean code of
+    all that could have been taken, so that what is not sure is blurred. The world goes on from those taken either way.
+
     Raises `ValueError` for an impossible value, and for noise on a confidence that is not asked.
     """
 
@@ -71,8 +74,15 @@ class Decoding:
     choice_temperature: float
     top_k: int
     top_p: float
+    show: str
 
-    earlier: ClassVar[Mapping[str, Any]] = {"order": "confidence", "choice_temperature": 0, "top_k": 0, "top_p": 1}
+    earlier: ClassVar[Mapping[str, Any]] = {
+        "order": "confidence",
+        "choice_temperature": 0,
+        "top_k": 0,
+        "top_p": 1,
+        "show": "taken",
+    }
     """Of checkpoints from before there was a choice."""
 
     def __post_init__(self) -> None:
@@ -121,6 +131,7 @@ CHECKS: Mapping[str, Callable[[str, Any], None]] = {
     "choice_temperature": partial(check_number, at_least=0, at_most=MOST_TEMPERATURE),
     "top_k": partial(check_whole, at_least=0),
     "top_p": _check_top_p,
+    "show": partial(check_choice, choices=("taken", "expected")),
 }
 """Of each value of `Decoding`."""
 
@@ -139,6 +150,23 @@ class Guess(NamedTuple):
     hidden: Bool[Tensor, "B N P"]
     confidence: Float[Tensor, "B N P"]
     logits: Float[Tensor, "B N P V"]
+
+
+class Expectation:
+    """A `watch` on decoding that tells what was expected of each token when it was last guessed, as a mean of codes."""
+
+    def __init__(self, vocabulary: Float[Tensor, "V L"], *, decoding: Decoding) -> None:
+        self.vocabulary = vocabulary
+        self.decoding = decoding
+        self.codes: Float[Tensor, "B N P L"]
+        self._hidden: Bool[Tensor, "B N P"] | None = None
+
+    def __call__(self, guess: Guess) -> None:
+        every = distribution(guess.logits, temperature=self.decoding.temperature)
+        eligible = truncated(every, top_k=self.decoding.top_k, top_p=self.decoding.top_p)
+        mean = eligible @ self.vocabulary / eligible.sum(-1, keepdim=True)
+        self.codes = mean if self._hidden is None else torch.where(self._hidden.unsqueeze(-1), mean, self.codes)
+        self._hidden = guess.hidden
 
 
 def decode(

@@ -6,7 +6,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from numpy.typing import ArrayLike
 from torch import Tensor
 
@@ -166,8 +166,10 @@ class World:
         if self._seen is None:
             raise ValueError("World.step needs a World.reset(frames) before it")
         actions = self._check(action, len(self._seen.tokens))
-        self._seen = self.dynamics.advance(self._seen, actions, decoding=self.decoding, generator=self._generator)
-        frames = self._observe(self._seen.tokens, self.horizon)
+        self._seen, codes = self.dynamics.advance(
+            self._seen, actions, decoding=self.decoding, generator=self._generator
+        )
+        frames = self._observe(self._seen.tokens, self.horizon, codes)
         return frames if self.horizon > 1 else frames[..., 0, :, :, :]
 
     @torch.inference_mode()
@@ -202,6 +204,8 @@ class World:
             raise ValueError(f"action={action!r} does not fit {batch} games and a horizon of {self.horizon}") from None
         return torch.as_tensor(every.copy(), dtype=torch.int64, device=self.dynamics.device)
 
-    def _observe(self, tokens: Int64[Tensor, "B T P"], count: int) -> UInt8[np.ndarray, "*batch n H W 3"]:
-        frames = as_pictures(self.dynamics.render(tokens, count=count))
+    def _observe(
+        self, tokens: Int64[Tensor, "B T P"], count: int, codes: Float[Tensor, "B n P L"] | None = None
+    ) -> UInt8[np.ndarray, "*batch n H W 3"]:
+        frames = as_pictures(self.dynamics.render(tokens, count=count, codes=codes))
         return frames if self._batched else rearrange(frames, "1 n h w c -> n h w c")

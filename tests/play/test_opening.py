@@ -37,7 +37,7 @@ def test_without_an_own_world_the_one_that_came_along_is_played(shared, opening,
 
 
 def test_options_reach_the_game(shared):
-    others = {"schedule": "linear", "order": "random", "top_k": 3, "top_p": 0.5}
+    others = {"schedule": "linear", "order": "random", "top_k": 3, "top_p": 0.5, "show": "expected"}
     opened = open_to_play(config(seed=5, steps=2, temperature=0.25, horizon=2, fps=7, idle=3, **others))
     plain = {"seed": 5, "steps": 2, "temperature": 0.25, "horizon": 2, "fps": 7.0}
     assert opened.settings.plain() == plain

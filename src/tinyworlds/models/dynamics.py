@@ -1,6 +1,7 @@
 """Dynamics: from the tokens of the frames so far and an action to the tokens of the next frame."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from tinyworlds import parallel
 from tinyworlds.data.settings import check_types, check_whole
 from tinyworlds.data.token_cache import ClipTokens
-from tinyworlds.maskgit import Decoding, Guess, anchored_mask, decode, frame_mask, replace_some
+from tinyworlds.maskgit import Decoding, Expectation, Guess, anchored_mask, decode, frame_mask, replace_some
 from tinyworlds.models.action_tokenizer import ActionTokenizer
 from tinyworlds.models.dynamics_pictures import drawn
 from tinyworlds.models.stage import METRIC, Stage, validation_psnr
@@ -216,6 +217,32 @@ class Dynamics(Stage):
         shape = (tokens.shape[0], horizon, *self.video_tokenizer.grid)
         return decode(logits, shape, decoding=decoding, generator=generator, device=tokens.device, watch=watch)
 
+    def imagine(
+        self,
+        tokens: Int64[Tensor, "B T P"],
+        actions: Int64[Tensor, "B {tokens.shape[1]+horizon-1}"],
+        *,
+        horizon: int,
+        decoding: Decoding,
+        generator: Noise = None,
+        watch: Callable[[Guess], None] | None = None,
+    ) -> tuple[Int64[Tensor, "B N P"], Float[Tensor, "B N P L"]]:
+        """`predict`, and the codes by which the predicted frames are shown (see `Decoding`)."""
+        codes = self.video_tokenizer.quantizer.codes
+        predict = partial(self.predict, tokens, actions, horizon=horizon, decoding=decoding, generator=generator)
+        if decoding.show == "taken":
+            following = predict(watch=watch)
+            return following, codes(following)
+        vocabulary = torch.arange(self.video_tokenizer.vocabulary, device=tokens.device)
+        expectation = Expectation(codes(vocabulary), decoding=decoding)
+
+        def tell(guess: Guess) -> None:
+            expectation(guess)
+            if watch is not None:
+                watch(guess)
+
+        return predict(watch=tell), expectation.codes
+
     def advance(
         self,
         seen: ClipTokens,
@@ -224,15 +251,18 @@ class Dynamics(Stage):
         decoding: Decoding,
         generator: Noise = None,
         watch: Callable[[Guess], None] | None = None,
-    ) -> ClipTokens:
-        """What is seen, at most `context_length` frames, once the `actions` have led to h more (see `predict`)."""
+    ) -> tuple[ClipTokens, Float[Tensor, "B h P L"]]:
+        """What is seen, at most `context_length` frames, once the `actions` have led to h more (see `imagine`).
+
+        And the codes by which these are shown.
+        """
         taken = torch.cat([seen.actions, actions], dim=1)
         horizon = actions.shape[1]
-        following = self.predict(
+        following, codes = self.imagine(
             seen.tokens, taken, horizon=horizon, decoding=decoding, generator=generator, watch=watch
         )
         tokens = torch.cat([seen.tokens, following], dim=1)[:, -self.context_length :]
-        return ClipTokens(tokens, taken[:, -(tokens.shape[1] - 1) :])
+        return ClipTokens(tokens, taken[:, -(tokens.shape[1] - 1) :]), codes
 
     def _masked_loss(
         self,
@@ -309,9 +339,14 @@ class Dynamics(Stage):
         self.log_image_quality(predicted, frames[:, -1:])
         self.code_usage.update(guessed)
 
-    def render(self, tokens: Int64[Tensor, "B T P"], *, count: int) -> Float[Tensor, "B count C H W"]:
-        """The last `count` frames of a window of tokens, in about [-1, 1]."""
-        return self.video_tokenizer.detokenize(tokens[:, -self.context_length :], last=count)
+    def render(
+        self, tokens: Int64[Tensor, "B T P"], *, count: int, codes: Float[Tensor, "B {count} P L"] | None = None
+    ) -> Float[Tensor, "B {count} C H W"]:
+        """The last `count` frames of a window of tokens, in about [-1, 1]; by `codes` instead, where given."""
+        window = self.video_tokenizer.quantizer.codes(tokens[:, -self.context_length :])
+        if codes is not None:
+            window = torch.cat([window[:, :-count], codes], dim=1)
+        return self.video_tokenizer.decode(window, last=count)
 
     def pictures(self, frames: Float[Tensor, "B T C H W"]) -> dict[str, np.ndarray]:
         """Next frames as predicted, a frame guessed from part of its tokens, and each action from one prompt."""
@@ -321,8 +356,8 @@ class Dynamics(Stage):
         self, tokens: Int64[Tensor, "B T P"], actions: Int64[Tensor, "B N"], generator: torch.Generator
     ) -> tuple[Int64[Tensor, "B 1 P"], Float[Tensor, "B 1 C H W"]]:
         """The last frame of clips as imagined from those before it, as tokens and as pixels."""
-        guessed = self.predict(tokens[:, :-1], actions, horizon=1, decoding=self.decoding, generator=generator)
-        return guessed, self.render(torch.cat([tokens[:, :-1], guessed], dim=1), count=1)
+        guessed, codes = self.imagine(tokens[:, :-1], actions, horizon=1, decoding=self.decoding, generator=generator)
+        return guessed, self.render(torch.cat([tokens[:, :-1], guessed], dim=1), count=1, codes=codes)
 
 
 def _check_training(

@@ -63,8 +63,8 @@ def film(
     pages = []
     for _ in range(FILM_FRAMES):
         actions = torch.cat([actions, held], dim=1)
-        following = dynamics.predict(tokens, actions, horizon=1, decoding=dynamics.decoding, generator=generator)
+        following, codes = dynamics.imagine(tokens, actions, horizon=1, decoding=dynamics.decoding, generator=generator)
         tokens = torch.cat([tokens, following], dim=1)
-        page = as_pictures(dynamics.render(tokens, count=1)[:, 0])
+        page = as_pictures(dynamics.render(tokens, count=1, codes=codes)[:, 0])
         pages.append(grid(page[None], scale=2, column_labels=names))
     return np.stack(pages)

@@ -71,18 +71,18 @@ class Engine:
         settings, watched = requests[0].settings, requests[0].watched
         seen = ClipTokens(*(torch.cat(parts) for parts in zip(*(request.seen for request in requests), strict=True)))
         guesses: list[Guess] = []
-        count = 1
+        count, codes = 1, None
         if requests[0].action is not None:
             count = settings.horizon
             actions = torch.tensor([[request.action] * count for request in requests], device=seen.tokens.device)
-            seen = self.dynamics.advance(
+            seen, codes = self.dynamics.advance(
                 seen,
                 actions,
                 decoding=settings.decoding,
                 generator=[request.generator() for request in requests],
                 watch=guesses.append if watched else None,
             )
-        frames = as_pictures(self.dynamics.render(seen.tokens, count=count))
+        frames = as_pictures(self.dynamics.render(seen.tokens, count=count, codes=codes))
         inside = self._inside(seen, frames, guesses, settings.decoding.temperature) if watched else [[]] * len(requests)
         return [
             # A view would keep the whole batch in memory.
