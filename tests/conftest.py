@@ -109,7 +109,7 @@ def action_tokenizer() -> ActionTokenizer:
         n_actions=4,
         num_bins=2,
         shrink=1,
-        encoder={"name": "motion", "width": 4, "channels": 2, "reach": 3, "moments": True},
+        encoder={"name": "motion", "width": 4, "channels": 2, "reach": 3, "moments": True, "equalized": True},
         decoder={"name": "motion", "width": 4},
         latent_norm=True,
         usage_weight=0.1,

@@ -45,7 +45,7 @@ def built(
         n_actions=4,
         num_bins=2,
         shrink=1,
-        encoder={**MOTION, "channels": 2, "reach": 3, "moments": True},
+        encoder={**MOTION, "channels": 2, "reach": 3, "moments": True, "equalized": True},
         decoder=MOTION,
         usage_weight=0,
         variance_weight=1,

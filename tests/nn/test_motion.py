@@ -4,6 +4,8 @@ import torch
 from tinyworlds.nn.action_codecs import build_decoder, build_encoder
 from tinyworlds.nn.motion import MotionDecoder, MotionEncoder, correlate, offsets
 
+SMALL = {"frame_size": (128, 128), "latent_dim": 2, "width": 4, "channels": 2, "reach": 5}
+
 
 def square(row: int, column: int) -> torch.Tensor:
     frame = torch.full((3, 128, 128), -1.0)
@@ -11,9 +13,10 @@ def square(row: int, column: int) -> torch.Tensor:
     return frame
 
 
+@pytest.mark.parametrize("equalized", [False, True])
 @pytest.mark.parametrize("moments", [False, True])
-def test_the_same_motion_elsewhere_has_the_same_latent(moments):
-    encoder = MotionEncoder(frame_size=(128, 128), latent_dim=2, width=4, channels=2, reach=5, moments=moments)
+def test_the_same_motion_elsewhere_has_the_same_latent(moments, equalized):
+    encoder = MotionEncoder(**SMALL, moments=moments, equalized=equalized)
     here = torch.stack([square(56, 56), square(58, 56)])
     there = torch.stack([square(64, 64), square(66, 64)])
     other = torch.stack([square(56, 56), square(54, 56)])
@@ -25,12 +28,24 @@ def test_the_same_motion_elsewhere_has_the_same_latent(moments):
 @pytest.mark.parametrize("moments", [False, True])
 def test_moments_tell_what_moves_apart_from_what_comes_together(moments):
     """Summed over places the motions are the same: one square goes left, the other right."""
-    encoder = MotionEncoder(frame_size=(128, 128), latent_dim=2, width=4, channels=2, reach=5, moments=moments)
+    encoder = MotionEncoder(**SMALL, moments=moments, equalized=False)
     before = torch.maximum(square(64, 40), square(64, 80))
     apart = torch.stack([before, torch.maximum(square(64, 38), square(64, 82))])
     together = torch.stack([before, torch.maximum(square(64, 42), square(64, 78))])
     latents = encoder(torch.stack([apart, together]))
     assert ((latents[0] - latents[1]).abs().max() > 1e-2) == moments
+
+
+@pytest.mark.parametrize("equalized", [False, True])
+def test_equalized_kinds_tell_which_way_and_not_how_much(equalized):
+    encoder = MotionEncoder(**SMALL, moments=True, equalized=equalized)
+    film = torch.stack([square(56, 56), square(58, 56)]).unsqueeze(0)
+    latents = [encoder(film)]
+    with torch.no_grad():
+        encoder.features[-1].weight[0] *= 5
+        encoder.features[-1].bias[0] *= 5
+    latents.append(encoder(film))
+    assert torch.allclose(*latents, atol=1e-3) == equalized
 
 
 def test_offsets_are_from_the_centre_of_mass():
@@ -68,7 +83,7 @@ def test_frames_that_cannot_be_halved_are_refused():
 @pytest.mark.parametrize("reach", [0, 16])
 def test_a_reach_beyond_the_frame_is_refused(reach):
     with pytest.raises(ValueError, match=rf"stage\.encoder\.reach={reach}"):
-        MotionEncoder(frame_size=(16, 24), latent_dim=2, width=4, channels=2, reach=reach, moments=False)
+        MotionEncoder(**{**SMALL, "frame_size": (16, 24), "reach": reach}, moments=False, equalized=False)
 
 
 def test_correlation_is_its_sum_over_places():

@@ -4,6 +4,9 @@ The encoder reads displacements, summed over all places, and the decoder is a co
 positions: so a code can't mean one thing here and another there.
 """
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -14,6 +17,8 @@ from tinyworlds.nn.patches import CHANNELS
 
 STILL = 1e-3
 """Squared change, summed over a pair of frames in [-1, 1], below which there is no motion to speak of."""
+FLAT = 1e-6
+"""Spread of a correlation over the displacements below which it says nothing of them."""
 
 
 def check_halves(frame_size: tuple[int, int]) -> None:
@@ -31,18 +36,30 @@ class MotionEncoder(nn.Module):
     `reach` pixels, and nothing of where (the correlation layer of FlowNet, arXiv 1504.06852, summed over
     places). With `moments` it is also weighed by how far right and how far down of the centre of all change it
     was: what moves apart, as the walls do when a player walks forward, then differs from what moves together.
+    With `equalized` the correlations of each kind of features vary alike over the displacements, so that they say
+    which way and nothing of how much there was to be seen: else a code can tell of the wall that comes into view.
     """
 
     temporal = False
+    earlier: ClassVar[Mapping[str, Any]] = {"equalized": False}
 
     def __init__(
-        self, *, frame_size: tuple[int, int], latent_dim: int, width: int, channels: int, reach: int, moments: bool
+        self,
+        *,
+        frame_size: tuple[int, int],
+        latent_dim: int,
+        width: int,
+        channels: int,
+        reach: int,
+        moments: bool,
+        equalized: bool,
     ) -> None:
         super().__init__()
         if not 1 <= reach < min(frame_size):
             raise ValueError(f"stage.encoder.reach={reach} must be from 1 to {min(frame_size) - 1} pixels")
         self.reach = reach
         self.moments = moments
+        self.equalized = equalized
         self.features = nn.Sequential(
             nn.Conv2d(2 * CHANNELS, width, kernel_size=3, padding=1),
             nn.SiLU(),
@@ -62,6 +79,10 @@ class MotionEncoder(nn.Module):
             left = torch.cat([left, *(left * offset for offset in offsets(moved.square()))], dim=1)
             came = came.repeat(1, 3, 1, 1)
         correlation = correlate(left, came, reach=self.reach) / (moved.square().sum((2, 3), keepdim=True) + STILL)
+        if self.equalized:
+            plain, *weighed = correlation.chunk(3 if self.moments else 1, dim=1)
+            spread = plain.std((2, 3), keepdim=True) + FLAT
+            correlation = torch.cat([part / spread for part in (plain, *weighed)], dim=1)
         latents: Tensor = self.head(rearrange(correlation.to(features.dtype), "n k y x -> n (k y x)"))
         return rearrange(latents, "(b t) a -> b t a", b=frames.shape[0])
 
