@@ -10,7 +10,7 @@ from tinyworlds.data.clips import normalize
 from tinyworlds.metrics import moving, psnr
 from tinyworlds.models import Dynamics
 from tinyworlds.scenes import held_out
-from tinyworlds.transitions import held_out_transitions
+from tinyworlds.transitions import held_out_reconstructions, held_out_transitions
 
 from .square import record
 
@@ -29,7 +29,7 @@ def data(world: World) -> ClipDataModule:
 @pytest.mark.parametrize("batch", [1, 4, 99])
 def test_every_transition_within_a_held_out_episode_comes_once(world, data, monkeypatch, batch):
     monkeypatch.setattr(transitions, "BATCH", batch)
-    seen = held_out_transitions(world, data, None)
+    seen = held_out_transitions(world.dynamics.action_tokenizer, data, None, length=4)
     within = np.concatenate([np.arange(start, stop - 1) for start, stop in data.held_out_spans])
     lost = [t for t in within if t not in seen.before]
     assert len(set(seen.before)) == len(seen.before)
@@ -42,20 +42,21 @@ def test_every_transition_within_a_held_out_episode_comes_once(world, data, monk
 
 
 def test_reconstructions_are_scored_frame_by_frame(world, data):
-    seen = held_out_transitions(world, data, None)
+    seen = held_out_transitions(world.dynamics.action_tokenizer, data, None, length=4)
     true, before = (normalize(torch.from_numpy(data.store.read_clips(seen.before + k, 1)))[:, 0] for k in (1, 0))
     windows = data.store.read_clips(seen.before[::3], 4)
     tokenizer = world.dynamics.video_tokenizer
+    quality = held_out_reconstructions(tokenizer, data, None, length=4).quality
     with torch.inference_mode():
         tokens = tokenizer.tokenize(normalize(torch.from_numpy(windows)))
         rebuilt = tokenizer.detokenize(tokens)[:, 1:].flatten(0, 1)
-    assert seen.quality["psnr"] == pytest.approx(float(psnr(rebuilt, true)), abs=1e-4)
-    assert seen.quality["psnr_moving"] == pytest.approx(float(psnr(rebuilt, true, moving(true, before))), abs=1e-4)
-    assert seen.quality["used"] == len(tokens[:, 1:].unique())
-    assert -1 <= seen.quality["ssim"] < 0.9
+    assert quality["psnr"] == pytest.approx(float(psnr(rebuilt, true)), abs=1e-4)
+    assert quality["psnr_moving"] == pytest.approx(float(psnr(rebuilt, true, moving(true, before))), abs=1e-4)
+    assert quality["used"] == len(tokens[:, 1:].unique())
+    assert -1 <= quality["ssim"] < 0.9
 
 
 def test_episodes_too_short_for_the_world_are_refused(world, data):
     data.held_out_spans = np.array([[0, 3], [11, 14]])
     with pytest.raises(ValueError, match="no held-out episode has the 4 frames"):
-        held_out_transitions(world, data, None)
+        held_out_transitions(world.dynamics.action_tokenizer, data, None, length=4)

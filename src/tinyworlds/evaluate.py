@@ -26,7 +26,7 @@ from tinyworlds.pretrained import METRICS, beside
 from tinyworlds.probe import Probe, cached_probe
 from tinyworlds.report import Evaluation, Scores, text_table, write_report
 from tinyworlds.scenes import held_out
-from tinyworlds.transitions import Transitions, held_out_transitions
+from tinyworlds.transitions import Transitions, held_out_reconstructions, held_out_transitions
 from tinyworlds.world import World
 
 TIMED_STEPS = 20
@@ -69,13 +69,15 @@ def evaluate(world: World, data: ClipDataModule, *, clips: int, seed: int) -> Ev
     context = world.context_length
     films = _clips(data, context=context, count=clips, seed=seed)
     truth, lacking = find_truth(data, seed=seed)
-    seen = held_out_transitions(world, data, None if truth is None else truth.probe)
+    probe = None if truth is None else truth.probe
+    seen = held_out_transitions(world.dynamics.action_tokenizer, data, probe, length=context)
+    rebuilt = held_out_reconstructions(world.dynamics.video_tokenizer, data, probe, length=context)
     counts = np.bincount(seen.codes, minlength=world.n_actions)
     used = np.flatnonzero(control.in_use(counts))
 
     scores = Scores()
-    _put_tokens(scores, seen.quality)
-    confusion = _put_actions(scores, seen, counts, truth, lacking)
+    put_tokens(scores, rebuilt.quality)
+    confusion = put_actions(scores, seen, counts, truth, lacking)
     foretelling = prediction.foretell(world, films, shares=counts / counts.sum(), seed=seed)
     _put_prediction(scores, foretelling, longest=_longest(data))
     pairs = prediction.under_each_code(world, films[:, :context], used)
@@ -87,7 +89,7 @@ def evaluate(world: World, data: ClipDataModule, *, clips: int, seed: int) -> Ev
         true=films[:, context],
     )
     scores.put("prediction", {"action_margin": margin}, otherwise="")
-    obedience = _put_obedience(scores, pairs, used, confusion, seen, truth, lacking)
+    obedience = _put_obedience(scores, pairs, used, confusion, seen.before, rebuilt.read, truth, lacking)
     _put_speed(scores, world, films[0, :context])
     return Evaluation(
         scores=scores,
@@ -129,16 +131,17 @@ def _clips(data: ClipDataModule, *, context: int, count: int, seed: int) -> UInt
     return data.held_out_clips(count=count, length=context + steps, seed=seed)
 
 
-def _put_tokens(scores: Scores, quality: dict[str, float]) -> None:
+def put_tokens(scores: Scores, quality: dict[str, float]) -> None:
+    """Score the reconstructions and the codes in them; `quality` as in `Reconstructions`."""
     frames = {name: quality[name] for name in ("psnr", "ssim", "psnr_moving")}
     scores.put("reconstruction", frames, otherwise="nothing moves in the held-out frames")
     scores.put("codes", {"used": int(quality["used"]), "perplexity": quality["perplexity"]}, otherwise="")
 
 
-def _put_actions(
+def put_actions(
     scores: Scores, seen: Transitions, counts: Int64[np.ndarray, " codes"], truth: Truth | None, lacking: str
 ) -> Int64[np.ndarray, "codes actions"] | None:
-    """Score the inferred actions; how often each went with each true one."""
+    """Score the inferred actions, `counts` of each; returns how often each went with each true one."""
     scores.put("actions", {"perplexity": float(perplexity(torch.from_numpy(counts)))}, otherwise="")
     if truth is None:
         unknown = ("nmi", "accuracy", "majority", "supervised", "control_score", "names")
@@ -179,28 +182,32 @@ def _put_obedience(
     pairs: UInt8[np.ndarray, "N codes 2 H W 3"],
     codes: Int64[np.ndarray, " codes"],
     confusion: Int64[np.ndarray, "n_codes actions"] | None,
-    seen: Transitions,
+    before: Int64[np.ndarray, " n"],
+    reread: Int64[np.ndarray, " m"],
     truth: Truth | None,
     lacking: str,
 ) -> Float[np.ndarray, "actions actions"] | None:
-    """Score what the probe reads off the transitions imagined under each of `codes`; the table of it."""
+    """Score what the probe reads off the transitions imagined under each of `codes`; the table of it.
+
+    `reread`: what it reads off the rebuilt frames after those `before`.
+    """
     if truth is None or confusion is None:
         scores.put("obedience", dict.fromkeys(("accuracy", "chance", "reconstructed")), otherwise=lacking)
         return None
     size, present = len(truth.names), confusion.sum(0) > 0
-    before, after = (rearrange(pairs[:, :, place], "n k h w c -> (n k) h w c") for place in (0, 1))
+    shown, imagined = (rearrange(pairs[:, :, place], "n k h w c -> (n k) h w c") for place in (0, 1))
     meant, use = control.best_map(confusion)[codes], confusion.sum(1)[codes].astype(float)
     table = control.readings(
         np.tile(meant, len(pairs)),
-        truth.probe.read(before, after),
+        truth.probe.read(shown, imagined),
         n_actions=size,
         weights=np.tile(use, len(pairs)),
     )
-    reread = control.readings(truth.actions[seen.before], seen.reread, n_actions=size)
+    rebuilt = control.readings(truth.actions[before], reread, n_actions=size)
     found = {
         "accuracy": control.obeyed(table, present),
         "chance": 1 / int(present.sum()),
-        "reconstructed": control.obeyed(reread, present),
+        "reconstructed": control.obeyed(rebuilt, present),
     }
     scores.put("obedience", found, otherwise="")
     return table

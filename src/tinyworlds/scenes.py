@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from tinyworlds.data.clip_datamodule import ClipDataModule
 from tinyworlds.data.collection import files
-from tinyworlds.models import Dynamics
+from tinyworlds.models import Dynamics, Stage
 
 SCENES = "scenes.png"
 """Of a shared world: a row for each scene, its frames side by side."""
@@ -19,14 +19,14 @@ MAX_BYTES = 20 * 10**6
 MAX_SCENES = 64
 
 
-def held_out(dynamics: Dynamics, *, store: str | None) -> ClipDataModule:
-    """The held-out frames of the store that a world was trained on, or of another `store` of the same game.
+def held_out(stage: Stage, *, store: str | None) -> ClipDataModule:
+    """The held-out frames of the store that a stage was trained on, or of another `store` of the same game.
 
     Raises:
         FileNotFoundError: the store is not there.
         ValueError: its frames have another size.
     """
-    dataset = dynamics.dataset
+    dataset = stage.dataset
     data = ClipDataModule(
         name=dataset["name"],
         path=store or dataset["path"],
@@ -49,8 +49,8 @@ def held_out(dynamics: Dynamics, *, store: str | None) -> ClipDataModule:
             "frames would be held out: give store=PATH of frames that it was not trained on"
         )
     data.setup()
-    if data.frame_size != dynamics.frame_size:
-        raise ValueError(f"{data.path} has frames of {data.frame_size}, this world makes {dynamics.frame_size}")
+    if data.frame_size != stage.frame_size:
+        raise ValueError(f"{data.path} has frames of {data.frame_size}, this world makes {stage.frame_size}")
     return data
 
 

@@ -172,23 +172,9 @@ class World:
         frames = self._observe(self._seen.tokens, self.horizon, codes)
         return frames if self.horizon > 1 else frames[..., 0, :, :, :]
 
-    @torch.inference_mode()
     def infer(self, frames: UInt8[np.ndarray, "*batch T H W 3"]) -> Int64[np.ndarray, "*batch T-1"]:
-        """The actions that the action tokenizer reads between the frames of a film, or of a batch of films.
-
-        Where an action depends on earlier frames, each is read with as many of them as there are, up to the
-        window of the tokenizer.
-        """
-        tokenizer = self.dynamics.action_tokenizer
-        length = tokenizer.dataset["clip_length"]
-        films = torch.from_numpy(np.ascontiguousarray(frames if frames.ndim == 5 else frames[None]))
-        stride = 1 if tokenizer.temporal else length - 1
-        read = []
-        for start in range(0, max(films.shape[1] - length + stride, 1), stride):
-            actions = tokenizer.tokenize(normalize(films[:, start : start + length].to(tokenizer.device)))
-            read.append(actions[:, -stride:] if start else actions)
-        inferred = torch.cat(read, dim=1).cpu().numpy()
-        return inferred if frames.ndim == 5 else inferred[0]
+        """The actions that the action tokenizer reads between the frames, see `ActionTokenizer.infer`."""
+        return self.dynamics.action_tokenizer.infer(frames)
 
     def _check(self, action: ArrayLike, batch: int) -> Int64[Tensor, "B h"]:
         given = np.asarray(action)

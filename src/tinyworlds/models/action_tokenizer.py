@@ -7,11 +7,12 @@ from typing import Any, Self
 import numpy as np
 import torch
 from einops import rearrange, reduce
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, UInt8
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
 from tinyworlds import parallel
+from tinyworlds.data.clips import normalize
 from tinyworlds.data.settings import check_number, check_types, check_whole
 from tinyworlds.media import grid
 from tinyworlds.metrics import moving, pixel_loss, psnr
@@ -124,6 +125,23 @@ class ActionTokenizer(Stage):
         if frames.shape[1] == 1:
             return torch.empty(len(frames), 0, dtype=torch.int64, device=frames.device)
         return self.quantizer.indices(self.encode(frames))
+
+    @torch.inference_mode()
+    def infer(self, frames: UInt8[np.ndarray, "*batch T H W 3"]) -> Int64[np.ndarray, "*batch T-1"]:
+        """The actions between the frames of a film of any length, or of a batch of films.
+
+        Where an action depends on earlier frames, each is read with as many of them as there are, up to as many as
+        clips had in training.
+        """
+        length = self.dataset["clip_length"]
+        films = torch.from_numpy(np.ascontiguousarray(frames if frames.ndim == 5 else frames[None]))
+        stride = 1 if self.temporal else length - 1
+        read = []
+        for start in range(0, max(films.shape[1] - length + stride, 1), stride):
+            actions = self.tokenize(normalize(films[:, start : start + length].to(self.device)))
+            read.append(actions[:, -stride:] if start else actions)
+        inferred = torch.cat(read, dim=1).cpu().numpy()
+        return inferred if frames.ndim == 5 else inferred[0]
 
     def decode(self, small: Float[Tensor, "B T C h w"], codes: Float[Tensor, "B T A"]) -> Float[Tensor, "B T C h w"]:
         """For each shrunk frame, the one that follows under the action `codes`, given the frames up to it."""
