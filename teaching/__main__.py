@@ -16,6 +16,7 @@ FIGURES: dict[str, Callable[[Path], None]] = {
     "action_codes.png": codes.actions,
     "training_masks.png": masking.masks,
     "schedules.png": masking.schedules,
+    "orders.png": masking.orders,
     "unmasking.gif": masking.film,
     "playing_window.png": playing.window,
 }

@@ -11,14 +11,14 @@ from matplotlib.figure import Figure
 
 from teaching import worlds
 from tinyworlds import World
-from tinyworlds.maskgit import SCHEDULES, Decoding, anchored_mask, frame_mask, reveal_counts
+from tinyworlds.maskgit import ORDERS, SCHEDULES, Decoding, anchored_mask, frame_mask, reveal_counts
 from tinyworlds.media import grid, save_gif, save_png
 from tinyworlds.play.engine import Engine, Inside
 from tinyworlds.play.session import Session, Settings
 from tinyworlds.plots import save_plot
 
 TOKENS, STEPS = 64, 10
-FILM_STEPS = 12
+FILM_STEPS, SHARES = 12, 4
 CLIPS = ("clip 0", "clip 1", "clip 2")
 SCENE, ACTION = 1, 1
 GREY = 200
@@ -34,6 +34,17 @@ def schedules(path: Path) -> None:
     axes.set(xlabel="decoding step", ylabel=f"revealed of {TOKENS} tokens")
     axes.legend()
     save_plot(path, figure)
+
+
+def orders(path: Path) -> None:
+    """Which tokens of one frame of Doom are kept after a quarter, a half and three quarters of the steps."""
+    world = World.load(worlds.folder("vizdoom"))
+    rows = []
+    for order in ORDERS:
+        inside = watched(world, replace(world.decoding, steps=SHARES, schedule="linear", temperature=0, order=order))
+        rows.append(as_squares(torch.from_numpy(inside.hidden[: SHARES - 1])))
+    columns = [f"{share} of {SHARES} steps" for share in range(1, SHARES)]
+    save_png(path, grid(np.stack(rows), labels=ORDERS, column_labels=columns))
 
 
 def masks(path: Path) -> None:
