@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 
 from teaching import worlds
 from tinyworlds import World
-from tinyworlds.maskgit import ORDERS, SCHEDULES, Decoding, anchored_mask, frame_mask, reveal_counts
+from tinyworlds.maskgit import SCHEDULES, Decoding, anchored_mask, frame_mask, reveal_counts
 from tinyworlds.media import grid, save_gif, save_png
+from tinyworlds.orders import ORDERS
 from tinyworlds.play.engine import Engine, Inside
 from tinyworlds.play.session import Session, Settings
 from tinyworlds.plots import save_plot
@@ -41,7 +42,7 @@ def orders(path: Path) -> None:
     world = World.load(worlds.folder("vizdoom"))
     rows = []
     for order in ORDERS:
-        inside = watched(world, replace(world.decoding, steps=SHARES, schedule="linear", temperature=0, order=order))
+        inside = watched(world, world.decoding.changed(steps=SHARES, schedule="linear", temperature=0, order=order))
         rows.append(as_squares(torch.from_numpy(inside.hidden[: SHARES - 1])))
     columns = [f"{share} of {SHARES} steps" for share in range(1, SHARES)]
     save_png(path, grid(np.stack(rows), labels=ORDERS, column_labels=columns))
