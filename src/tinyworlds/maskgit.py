@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from tinyworlds import parallel
-from tinyworlds.data.settings import check_choice, check_number, check_whole
+from tinyworlds.data.settings import check_choice, check_number, check_whole, filled
 from tinyworlds.orders import ORDERS, Noise, fixed_order, shaken
 
 EXPONENT = 5.0
@@ -97,7 +97,7 @@ class Decoding:
     @classmethod
     def completed(cls, options: Mapping[str, Any]) -> dict[str, Any]:
         """Options in a checkpoint, with what those from before there were so many leave unsaid."""
-        return {**options, **{name: value for name, value in cls.earlier.items() if name not in options}}
+        return filled(options, cls.earlier)
 
     def changed(self, **others: Any) -> Self:
         """With other values, where they are not None."""

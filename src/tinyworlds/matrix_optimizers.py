@@ -29,7 +29,7 @@ class Together(optim.Optimizer):
         self.parts = parts
         super().__init__([group for part in parts for group in part.param_groups], {})
 
-    def step(self, closure: Loss = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Loss = None) -> float | Tensor | None:  # type: ignore[override]
         loss = None
         if closure is not None:
             with torch.enable_grad():

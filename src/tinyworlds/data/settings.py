@@ -192,3 +192,8 @@ def crop_box(crop: Mapping[str, Any], *, height: int, width: int) -> tuple[slice
             f"the picture of {height} rows and {width} columns"
         )
     return slice(top, bottom), slice(left, right)
+
+
+def filled(options: Mapping[str, Any], missing: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as they are and in their order, then what is `missing` of them."""
+    return {**options, **{name: value for name, value in missing.items() if name not in options}}

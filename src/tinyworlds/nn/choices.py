@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from tinyworlds.data.settings import check_arguments, check_types
+from tinyworlds.data.settings import check_arguments, check_types, filled
 
 
 def completed(choices: Mapping[str, type[nn.Module]], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -13,7 +13,7 @@ def completed(choices: Mapping[str, type[nn.Module]], options: Mapping[str, Any]
 
     What that was, the chosen class knows as `earlier`.
     """
-    return {**getattr(choices.get(options.get("name", "")), "earlier", {}), **options}
+    return filled(options, getattr(choices.get(options.get("name", "")), "earlier", {}))
 
 
 def build_choice(
