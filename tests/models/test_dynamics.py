@@ -139,6 +139,16 @@ def test_its_own_context_is_what_it_decodes(dynamics, tokens, actions):
         assert (guess[0, 0] != tokens[0, frame]).any()
 
 
+def test_experts_are_not_balanced_by_guesses_without_gradients(dynamics, tokens, actions):
+    dynamics = varied(dynamics, VARIANTS["rope, adaln_zero, moe"]).train()
+    taken = []
+    for dynamics.own_context in (0, 1):
+        dynamics._masked_loss(tokens, actions)
+        taken.append(dynamics.transformer.take_routing())
+    assert len(taken[0][1]) == len(taken[1][1]) > 0
+    assert all(routing.balance.requires_grad for _, routings in taken for routing in routings)
+
+
 @every_variant
 def test_a_clean_context_guesses_what_decoding_guesses(dynamics, tokens, actions, variant):
     """Frame t has the features that it has when it is decoded alone after the frames before it."""

@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from tinyworlds import parallel
 from tinyworlds.data.settings import check_types, check_whole
 from tinyworlds.data.token_cache import ClipTokens
-from tinyworlds.maskgit import Decoding, Expectation, Guess, anchored_mask, decode, frame_mask, replace_some
+from tinyworlds.maskgit import Decoding, Expectation, Guess, decode
 from tinyworlds.models.action_tokenizer import ActionTokenizer
 from tinyworlds.models.dynamics_pictures import drawn
+from tinyworlds.models.masked_loss import check_training, masked_loss
 from tinyworlds.models.stage import METRIC, Stage, validation_psnr
 from tinyworlds.models.tokenizers import Tokenizers
 from tinyworlds.models.video_tokenizer import VideoTokenizer
@@ -25,8 +25,6 @@ from tinyworlds.nn.norms import FILM, Condition
 from tinyworlds.nn.positions import SINCOS, Timeline, added_positions
 from tinyworlds.nn.transformer import Past, SpaceTimeTransformer
 from tinyworlds.orders import Noise
-
-MASKINGS = ("anchored", "clean_context")
 
 
 class Dynamics(Stage):
@@ -89,7 +87,7 @@ class Dynamics(Stage):
         self.save_hyperparameters(ignore=["video_tokenizer", "action_tokenizer"])
         tokenizers = (video_tokenizer, action_tokenizer)
         self.save_hyperparameters({tokenizer.name: dict(tokenizer.hparams) for tokenizer in tokenizers})
-        _check_training(
+        check_training(
             masking,
             mask_ratio=mask_ratio,
             context_noise=context_noise,
@@ -270,43 +268,7 @@ class Dynamics(Stage):
         actions: Int64[Tensor, "B T-1"],
         generator: torch.Generator | None = None,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Mean cross-entropy (nats) of the hidden tokens, weighed, and the share of them guessed right."""
-        condition = self.condition(actions)
-        batch, frames, patches = tokens.shape
-        if self.masking == "anchored":
-            hidden = anchored_mask(
-                (batch, frames, patches), min_ratio=self.mask_ratio, generator=generator, device=tokens.device
-            )
-            features, targets, before = self(tokens, hidden, condition), tokens, tokens.roll(1, dims=1)
-            before[:, 0] = tokens[:, 0]
-        else:
-            before, targets = tokens[:, :-1], tokens[:, 1:]
-            hidden = frame_mask(
-                (batch, frames - 1, patches), full=self.mask_ratio, generator=generator, device=tokens.device
-            )
-            context = replace_some(tokens[:, :-1], share=self.context_noise, generator=generator)
-            if own := round(self.own_context * batch):
-                context = torch.cat([self._guesses(tokens[:own, :-1], condition.of(slice(own))), context[own:]])
-            past = self.remember(context, condition.at(slice(-1)))
-            timeline = Timeline.clean_context(frames, tokens.device)
-            features = self(targets, hidden, condition.at(slice(1, None)), timeline, past)
-        # The vocabulary is much wider than the embedding: only what is guessed is projected to it.
-        logits, truth = self.to_logits(features[hidden]), targets[hidden]
-        right = parallel.mean((logits.argmax(-1) == truth).float())
-        weights = 1 + self.moving_weight * (truth != before[hidden])
-        return parallel.mean(weights * F.cross_entropy(logits, truth, reduction="none")), right
-
-    @torch.no_grad()
-    def _guesses(self, tokens: Int64[Tensor, "B T P"], condition: Condition) -> Int64[Tensor, "B T P"]:
-        """Every frame after the first as it would be decoded from the true ones before it, in one step."""
-        frames = tokens.shape[1]
-        if frames == 1:
-            return tokens
-        past = self.remember(tokens[:, :-1], condition.at(slice(frames - 1)))
-        hidden = torch.ones_like(tokens[:, 1:], dtype=torch.bool)
-        timeline = Timeline.clean_context(frames, tokens.device)
-        features = self(tokens[:, 1:], hidden, condition.at(slice(1, frames)), timeline, past)
-        return torch.cat([tokens[:, :1], self.to_logits(features).argmax(-1)], dim=1)
+        return masked_loss(self, tokens, actions, generator)
 
     @property
     def tokenizers(self) -> Tokenizers:
@@ -358,24 +320,6 @@ class Dynamics(Stage):
         """The last frame of clips as imagined from those before it, as tokens and as pixels."""
         guessed, codes = self.imagine(tokens[:, :-1], actions, horizon=1, decoding=self.decoding, generator=generator)
         return guessed, self.render(torch.cat([tokens[:, :-1], guessed], dim=1), count=1, codes=codes)
-
-
-def _check_training(
-    masking: str, *, mask_ratio: float, context_noise: float, own_context: float, moving_weight: float
-) -> None:
-    if masking not in MASKINGS:
-        raise ValueError(f"stage.masking={masking!r} is none of {', '.join(MASKINGS)}")
-    context = {"context_noise": context_noise, "own_context": own_context}
-    for name, share in {"mask_ratio": mask_ratio, **context}.items():
-        if not 0 <= share <= 1:
-            raise ValueError(f"stage.{name}={share} is a share, from 0 to 1")
-    for name, share in context.items():
-        if share and masking != "clean_context":
-            raise ValueError(f"stage.{name}={share} is for stage.masking=clean_context: others have no context")
-    if moving_weight < 0:
-        raise ValueError(
-            f"stage.moving_weight={moving_weight} is how much more a token that changes counts: at least 0"
-        )
 
 
 def _check_same_frames(video_tokenizer: VideoTokenizer, action_tokenizer: ActionTokenizer) -> None:
