@@ -44,7 +44,8 @@ SMALL = {
     "action_tokenizer": ("stage.encoder.width=4", "stage.encoder.channels=2",
                          "stage.decoder.width=4"),
     "dynamics": ("stage.embed_dim=16", "stage.num_heads=1", "stage.hidden_dim=16", "stage.num_blocks=1",
-                 "stage.masking=anchored", "stage.decoding.steps=2"),
+                 "stage.masking=anchored", "stage.context_noise=0", "stage.own_context=0",
+                 "stage.decoding.steps=2"),
 }  # fmt: skip
 
 
