@@ -189,6 +189,29 @@ def test_several_optimizers_are_one():
     assert set(both.state) == {first, second}
 
 
+@pytest.mark.parametrize("build", [lambda p: Muon([p], **MUON), lambda p: Soap([p], **SOAP)], ids=["muon", "soap"])
+def test_mixed_precision_scales_nothing_but_gradients(build):
+    """Steps are those without scaling, and one whose gradients are infinite is left out."""
+    scaled, plain = (nn.Parameter(noise(4, 5)) for _ in range(2))
+    optimizers = [Together([build(p), torch.optim.AdamW([nn.Parameter(noise(3))])]) for p in (scaled, plain)]
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    for step in range(4):
+        gradient = noise(4, 5, seed=step)
+        for parameter, factor in ((scaled, scaler.scale(torch.tensor(1.0))), (plain, torch.tensor(1.0))):
+            parameter.grad = factor * gradient
+        scaler.unscale_(optimizers[0])
+        torch.nn.utils.clip_grad_norm_([scaled], 1.0)
+        torch.nn.utils.clip_grad_norm_([plain], 1.0)
+        scaler.step(optimizers[0])
+        scaler.update()
+        optimizers[1].step()
+    torch.testing.assert_close(scaled, plain)
+    scaled.grad = torch.full((4, 5), torch.inf)
+    before = scaled.detach().clone()
+    scaler.step(optimizers[0])
+    assert torch.equal(scaled, before)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_what_is_made_orthogonal_keeps_its_type(dtype):
     made = orthogonalized(noise(5, 9).to(dtype))
