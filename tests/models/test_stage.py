@@ -1,5 +1,6 @@
 """Compiled parts, in a process of their own: what checks shapes in the tests can't be compiled."""
 
+import json
 import subprocess
 import sys
 
@@ -9,15 +10,18 @@ import torch
 from tinyworlds.models.stage import COMPILED, Stage
 from tinyworlds.nn.transformer import SpaceTimeTransformer
 
+EXPERTS = {"name": "moe", "num_experts": 3, "top_k": 2, "balance_weight": 0.1, "z_weight": 0.1}
 SCRIPT = """
+import json
 import sys
 import torch
 from tinyworlds.maskgit import Decoding
 from tinyworlds.models import ActionTokenizer, Dynamics, VideoTokenizer
 
 torch.manual_seed(0)
-plain = {"qk_norm": False, "positions": "sincos"}
-shared = {"embed_dim": 12, "num_heads": int(sys.argv[1]), "hidden_dim": 24, "norm": "pre", **plain}
+variant = json.loads(sys.argv[2])
+shared = {"embed_dim": 12, "num_heads": int(sys.argv[1]), "hidden_dim": 24, "norm": "pre"}
+shared |= {"qk_norm": variant.get("qk_norm", False), "positions": variant.get("positions", "sincos")}
 known = {"frame_size": (16, 16), "dataset": {"name": "test", "path": "test.h5", "val_fraction": 0.1, "clip_length": 3}}
 video = VideoTokenizer(
     **known, **shared, patch_size=8, num_blocks=1, latent_dim=3, num_bins=3, patches="conv", temporal=True,
@@ -31,19 +35,21 @@ action = ActionTokenizer(
 )
 greedy = {"steps": 3, "schedule": "linear", "temperature": 0, **Decoding.earlier}
 dynamics = Dynamics(
-    video_tokenizer=video, action_tokenizer=action, dataset=known["dataset"], **shared, num_blocks=1,
-    conditioning="film", feed_forward={"name": "swiglu"}, masking="clean_context", mask_ratio=0.5, context_noise=0,
-    own_context=0, moving_weight=0, decoding=greedy,
+    video_tokenizer=video, action_tokenizer=action, dataset=known["dataset"], num_blocks=2, masking="clean_context",
+    mask_ratio=0.5, context_noise=0, own_context=0, moving_weight=0, decoding=greedy,
+    **{**shared, "conditioning": "film", "feed_forward": {"name": "swiglu"}, **variant},
 )
 for parameter in dynamics.parameters():
     torch.nn.init.normal_(parameter, std=0.3)
+dynamics.eval()
 frames = 2 * torch.rand(2, 3, 3, 16, 16) - 1
 
 def everything():
     tokens, actions = dynamics.tokenize(frames)
     following = dynamics.predict(tokens[:, :2], actions, horizon=1, decoding=Decoding(**greedy))
-    loss, _ = dynamics._masked_loss(tokens, actions, torch.Generator().manual_seed(0))
-    gradients = torch.autograd.grad(loss, [p for p in dynamics.parameters() if p.requires_grad])
+    loss, _ = dynamics.train()._masked_loss(tokens, actions, torch.Generator().manual_seed(0))
+    loss = loss + dynamics.transformer.take_routing()[0]
+    gradients = torch.autograd.grad(loss, [p for p in dynamics.eval().parameters() if p.requires_grad])
     return [tokens, actions, following, dynamics.render(following, count=1), loss, *gradients]
 
 plain = everything()
@@ -56,9 +62,18 @@ print("graphs", counters["stats"]["unique_graphs"])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_heads", [2, 3])  # of 6 channels, left to torch, and of 4
-def test_compiled_parts_compute_what_they_did(num_heads):
-    done = subprocess.run([sys.executable, "-c", SCRIPT, str(num_heads)], capture_output=True, text=True, timeout=600)
+@pytest.mark.parametrize(
+    ("num_heads", "variant"),
+    [
+        (2, {}),  # of 6 channels, left to torch
+        (3, {}),  # of 4
+        (3, {"positions": "rope", "conditioning": "adaln_zero", "qk_norm": True, "feed_forward": EXPERTS}),
+        (3, {"positions": "alibi", "conditioning": "prepend"}),
+    ],
+)
+def test_compiled_parts_compute_what_they_did(num_heads, variant):
+    words = [sys.executable, "-c", SCRIPT, str(num_heads), json.dumps(variant)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     # The transformer remembers and continues; tokenizers embed, encode, decode and render; the motion codec encodes.
     assert int(done.stdout.split()[-1]) >= 6

@@ -93,7 +93,7 @@ class MoE(nn.Module):
         best, chosen = scores.topk(self.top_k, dim=-1)
         sent = torch.zeros_like(scores[0], dtype=torch.int64)
         sent = sent.scatter_add(0, chosen.flatten(), torch.ones_like(chosen.flatten()))
-        if self.training and routed is not None:
+        if self.training and torch.is_grad_enabled() and routed is not None:
             routed.append(_routing(scores, sent))
         # Sorted by expert, the tokens of each lie together, and each expert is called once.
         order = chosen.flatten().argsort(stable=True)
