@@ -184,9 +184,10 @@ def test_every_pass_in_training_counts_in_what_experts_add_to_the_loss(recompute
         loss = model(x).sum() + model.take_routing()[0]
         loss.backward()  # computes again what was not kept
         assert model.blocks[0].feed_forward.part.router.weight.grad.any()
-    torch.testing.assert_close(model.take_routing(), (torch.zeros(()), []))
+    with torch.no_grad():
+        model(x)
     model.eval()(x)
-    assert model.take_routing()[1] == []
+    torch.testing.assert_close(model.take_routing(), (torch.zeros(()), []))  # nothing was learned in either
     assert alone > 0
 
 

@@ -82,5 +82,4 @@ def guesses(
     hidden = torch.ones_like(tokens[:, 1:], dtype=torch.bool)
     timeline = Timeline.clean_context(frames, tokens.device)
     features = dynamics(tokens[:, 1:], hidden, condition.at(slice(1, frames)), timeline, past)
-    dynamics.transformer.take_routing()  # experts learn nothing from a pass without gradients
     return torch.cat([tokens[:, :1], dynamics.to_logits(features).argmax(-1)], dim=1)

@@ -87,7 +87,7 @@ class MoE(nn.Module):
         self.experts = nn.ModuleList(SwiGLU(embed_dim=embed_dim, hidden_dim=hidden_dim) for _ in range(num_experts))
 
     def forward(self, x: Float[Tensor, "*batch E"], routed: list[Routing] | None = None) -> Float[Tensor, "*batch E"]:
-        """What the experts make of tokens; in training, how these were sent to them is added to `routed`."""
+        """What the experts make of tokens; where they learn, how these were sent to them is added to `routed`."""
         tokens = x.flatten(0, -2)
         scores = self.router(tokens)
         best, chosen = scores.topk(self.top_k, dim=-1)
