@@ -118,6 +118,21 @@ def test_frames_after_remembered_ones_have_the_features_that_they_have_with_them
     torch.testing.assert_close(alone, model(x, condition)[:, first:], atol=1e-5, rtol=1e-4)
 
 
+@every_variant
+@pytest.mark.parametrize("recompute", [False, True])
+def test_mixed_precision_is_near_and_has_gradients_for_all(variant, recompute):
+    model = SpaceTimeTransformer(**{**OPTIONS, "condition_dim": 2, **variant})
+    model.recompute = recompute
+    x, condition = torch.randn(1, 4, 6, 16), acted(4)
+    wanted = model(x, condition)
+    with torch.autocast("cpu", torch.bfloat16):
+        past = model.remember(x[:, :3], condition.at(slice(3)))
+        later = model(x[:, 3:], condition.at(slice(3, None)), past=past)
+    torch.testing.assert_close(later.float(), wanted[:, 3:], atol=0.1, rtol=0.1)
+    (later.float().square().sum() + model.take_routing()[0]).backward()
+    assert model.blocks[0].spatial.part.qkv.weight.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("norm", ["pre", "post"])
 def test_a_block_under_adaln_zero_is_at_first_the_identity(norm):
     model = SpaceTimeTransformer(**OPTIONS | {"norm": norm}, condition_dim=2, conditioning="adaln_zero")
