@@ -113,7 +113,8 @@ def test_the_card_tells_what_is_known(dynamics, tmp_path):
 
 def test_the_card_of_an_unknown_world_says_so(folder):
     card = (folder / "README.md").read_text()
-    for part in ("was not evaluated", "what they mean was not measured", "command was not kept"):
+    told = ("was not evaluated", "what they mean was not measured", "command was not kept", "`positions=sincos`")
+    for part in told:
         assert part in card
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
 

@@ -58,7 +58,15 @@ def _introduction(dynamics: Dynamics, preview: str | None) -> Iterator[str]:
         f"| actions | {dynamics.action_tokenizer.n_actions} |\n| frames seen at a time | {dynamics.context_length} |\n"
         f"| tokens a frame | {dynamics.video_tokenizer.num_patches} of {dynamics.video_tokenizer.vocabulary} |\n"
         f"| parameters, both tokenizers included | {parameters:,} |\n"
+        f"| dynamics | {', '.join(_choices(dynamics))} |\n"
     )
+
+
+def _choices(dynamics: Dynamics) -> Iterator[str]:
+    """Of what kind the transformer of the dynamics is."""
+    for key in ("norm", "qk_norm", "positions", "conditioning"):
+        yield f"`{key}={str(dynamics.hparams[key]).lower()}`"
+    yield f"`feed_forward={dynamics.hparams['feed_forward']['name']}`"
 
 
 def _play(repo: str, scenes: bool) -> str:
