@@ -71,7 +71,7 @@ def claimed(folder: Path) -> Iterator[Path]:
             if isinstance(error, FileNotFoundError | FileExistsError) and number < MAX_NAMES:
                 continue
             raise ValueError(f"the run's folder {folder} can't be made: {error.strerror}; choose runs_dir=") from None
-        with _locked(candidate) as free:
+        with locked(candidate) as free:
             if free and not (candidate / CONFIG).exists():
                 try:
                     yield candidate
@@ -88,14 +88,14 @@ def continued(folder: Path) -> Iterator[Path]:
     Raises:
         ValueError: another process is training there, or it can't be written to.
     """
-    with _locked(folder) if first_process() else contextlib.nullcontext(True) as free:
+    with locked(folder) if first_process() else contextlib.nullcontext(True) as free:
         if not free:
             raise ValueError(f"resume={folder}: another process is training there, wait until it has ended")
         yield folder
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
+def locked(folder: Path) -> Iterator[bool]:
     """Whether the folder could be locked; the system unlocks it when the process ends, however it does.
 
     Where the file system has no locks every folder passes for free. One that another process removes meanwhile does
@@ -138,7 +138,7 @@ def unfinished(runs: Path, config: DictConfig, *, needs: str) -> Path | None:
         with contextlib.suppress(ValueError, OSError):
             if (folder / RESULT).exists() or not (folder / needs).exists() or differences(folder, config):
                 continue
-            with _locked(folder) if first_process() else contextlib.nullcontext(True) as free:
+            with locked(folder) if first_process() else contextlib.nullcontext(True) as free:
                 if free:  # to the other processes of a job it is not: the first may have locked it already
                     return folder
     return None
@@ -150,9 +150,9 @@ def differences(folder: Path, config: DictConfig) -> list[str]:
     Raises:
         ValueError: the run's is damaged.
     """
-    here = _flat(OmegaConf.to_container(config, resolve=True))
+    here = flat(OmegaConf.to_container(config, resolve=True))
     try:
-        there = _flat(OmegaConf.to_container(OmegaConf.load(folder / CONFIG), resolve=True))
+        there = flat(OmegaConf.to_container(OmegaConf.load(folder / CONFIG), resolve=True))
     except (OSError, ValueError, YAMLError, OmegaConfBaseException):
         raise ValueError(f"{folder / CONFIG} can't be read, or is no config of a run") from None
     ignored: tuple[str, ...] = MAY_DIFFER
@@ -221,11 +221,12 @@ def discard(folder: Path, *files: str) -> None:
         folder.parent.rmdir()
 
 
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """The values in nested dicts by keys with dots."""
     if not isinstance(node, dict):
         return {prefix: node}
     return {
         name: value
         for key, part in node.items()
-        for name, value in _flat(part, f"{prefix}.{key}" if prefix else str(key)).items()
+        for name, value in flat(part, f"{prefix}.{key}" if prefix else str(key)).items()
     }

@@ -1,0 +1,172 @@
+"""What `benchmarks.ablations` measures, and with what: all that conf/ablations.yaml says."""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from benchmarks.stages import compose_train
+from tinyworlds.checkpoints import load_stage, newest
+from tinyworlds.data.settings import check_flag, check_number, check_whole
+from tinyworlds.models import STAGES, ActionTokenizer, Dynamics, VideoTokenizer
+from tinyworlds.runs import flat
+
+DECODING = "decoding"
+"""Beside the stages: other ways to decode, tried on finished dynamics."""
+NEEDED = {Dynamics.name: (VideoTokenizer.name, ActionTokenizer.name), DECODING: (Dynamics.name,)}
+"""The finished stages that are built on."""
+COMMON = ("trainer=cpu", "data.num_workers=0", "validations=1")
+"""Options of `train.py` for all: one process, which reads its clips itself and validates at the end alone."""
+LEARNED_WITH = (
+    "stage",
+    "optimizer",
+    "lr_schedule",
+    "data.batch_size",
+    "data.clip_length",
+    "data.clip_stride",
+    "data.cache_tokens",
+    "data.val_fraction",
+    "trainer.accumulate_grad_batches",
+    "trainer.gradient_clip_val",
+    "trainer.precision",
+)
+"""What of a config decides what is learned in so many steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A variant of a stage, on one game, with one seed, given so many `seconds`; None where nothing is trained."""
+
+    stage: str
+    variant: str
+    game: str
+    seed: int
+    seconds: float | None
+
+    def __str__(self) -> str:
+        return f"{self.stage} {self.variant}, {self.game}, seed {self.seed}"
+
+    @property
+    def learner(self) -> str:
+        """The stage whose options it is about."""
+        return Dynamics.name if self.stage == DECODING else self.stage
+
+
+def check(config: DictConfig) -> None:
+    """
+    Raises:
+        ValueError: an option of conf/ablations.yaml is impossible.
+    """
+    check_flag("measure", config.measure)
+    check_number("seconds", config.seconds, at_least=0.1)
+    check_number("timing", config.timing, at_least=0)
+    check_whole("clips", config.clips, at_least=1)
+    for key in ("stages", "games", "seeds", "finished", "options", "only"):
+        if not OmegaConf.is_list(config[key]) and (key, config[key]) != ("only", None):
+            raise ValueError(f"{key}={config[key]}: give a list, as {key}=[…]")
+    if len(config.finished) != len(config.seeds):
+        raise ValueError(f"finished={config.finished}: give one runs_dir for each of seeds={config.seeds}")
+    for stage in config.stages:
+        if stage not in config.variants:
+            raise ValueError(f"stages: {stage} is none of {', '.join(config.variants)}")
+    known = {name for stage in config.stages for name in config.variants[stage]}
+    for name in config.only or ():
+        if name not in known:
+            raise ValueError(f"only: {name} is no variant of {', '.join(config.stages)} in conf/ablations.yaml")
+
+
+def planned(config: DictConfig) -> list[Trial]:
+    """All that is to be measured: of each stage every variant on one game with one seed before the next."""
+    return [
+        Trial(
+            stage=stage,
+            variant=variant,
+            game=game,
+            seed=seed,
+            seconds=None if stage == DECODING else float(config.seconds),
+        )
+        for stage in config.stages
+        for seed in config.seeds
+        for game in config.games
+        for variant in config.variants[stage]
+        if config.only is None or variant in config.only
+    ]
+
+
+def changes(config: DictConfig, trial: Trial) -> list[str]:
+    """The options of `train.py` by which a trial differs from ``experiment=laptop``."""
+    return [*config.options, *config.variants[trial.stage][trial.variant]]
+
+
+def training_options(config: DictConfig, trial: Trial, runs_dir: str | Path) -> list[str]:
+    """The options of `train.py` that train it, but for the number of steps."""
+    return [
+        f"stage={trial.learner}",
+        f"data={trial.game}",
+        f"seed={trial.seed}",
+        f"data_dir='{config.data_dir}'",
+        f"runs_dir='{runs_dir}'",
+        *(f"{name}='{path}'" for name, path in built_on(config, trial).items()),
+        *COMMON,
+        *changes(config, trial),
+    ]
+
+
+def built_on(config: DictConfig, trial: Trial) -> dict[str, Path]:
+    """The laptop's checkpoints that a trial needs, by stage.
+
+    Raises:
+        FileNotFoundError: one is not there.
+    """
+    finished = config.finished[list(config.seeds).index(trial.seed)]
+    return {name: newest(finished, trial.game, name) for name in NEEDED.get(trial.stage, ())}
+
+
+def setting(config: DictConfig, trial: Trial) -> dict[str, Any]:
+    """All that a trial is measured with and that may be another one day, as it goes into the results."""
+    found = steps_setting(config, trial)
+    if trial.stage in NEEDED:
+        found["upon"] = {name: _weights(path, name) for name, path in built_on(config, trial).items()}
+        found["clips"] = config.clips
+    return found
+
+
+def steps_setting(config: DictConfig, trial: Trial) -> dict[str, Any]:
+    """The part of the `setting` that decides how long a step takes."""
+    options = changes(config, trial)
+    unlike = unlike_reference(trial.learner, tuple(options))
+    if trial.stage == DECODING:
+        unlike = {key: value for key, value in unlike.items() if key.startswith("stage.decoding.")}
+    return {"options": options, "unlike_reference": unlike}
+
+
+def unlike_reference(stage: str, options: tuple[str, ...]) -> dict[str, Any]:
+    """What a stage learns with, by keys with dots, where it is not as published.
+
+    A key that comes into being later changes nothing of this until it is used.
+    """
+    own, published = (_learned_with((f"stage={stage}", *more)) for more in (options, ("experiment=reference",)))
+    return {key: value for key, value in own.items() if key not in published or value != published[key]}
+
+
+@cache
+def composed(options: tuple[str, ...]) -> DictConfig:
+    """What ``python train.py`` with these options would run on; not to be changed."""
+    return compose_train(options)
+
+
+def _learned_with(options: tuple[str, ...]) -> dict[str, Any]:
+    config = composed(options)
+    found: dict[str, Any] = {}
+    for key in LEARNED_WITH:
+        node = OmegaConf.select(config, key)
+        found |= flat(OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node, key)
+    return found
+
+
+@cache
+def _weights(path: Path, stage: str) -> str:
+    """Names the weights in a checkpoint."""
+    return load_stage(path, STAGES[stage]).weights_digest()[:12]
