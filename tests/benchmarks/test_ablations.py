@@ -90,9 +90,9 @@ def test_every_variant_is_built_and_is_unlike_every_other(stage):
 
 @pytest.mark.slow
 def test_every_stage_is_trained_measured_and_shown_once(call, game, entry_point, tmp_path):
-    tiny = ["data.path='square.h5'", "size=tiny", "data.batch_size=4"]
+    tiny = ["data.path=square.h5", "size=tiny", "data.batch_size=4"]
     entry_point("train.py", "data=video", *tiny, "trainer.max_steps=3", "validations=1", "runs_dir=runs/seed0")
-    options = ("only=[laptop,taken]", "seconds=1", "timing=1", f"options=[{','.join(tiny)}]")
+    options = ("only=[laptop,taken]", "seconds=1", "timing=1", f"options={json.dumps(tiny)}")
     found = call(*options)
     trials = {(trial["stage"], trial["variant"]): trial for trial in found["trials"]}
     assert set(trials) == {*((stage, "laptop") for stage in (*STAGES, DECODING)), (DECODING, "taken")}
