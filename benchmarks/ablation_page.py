@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
@@ -50,6 +50,8 @@ COLUMNS: Mapping[str, Sequence[Column]] = {
 }
 """What is shown of each stage; by the first a variant is judged."""
 SUMMARY = "ablations in short"
+FAR_OFF = 6
+"""A difference of more than so many times the median is not drawn to scale."""
 
 
 def section(stage: str) -> str:
@@ -236,17 +238,20 @@ def mean_gain(group: Compared, variant: str) -> float:
 
 
 def plot(group: Compared) -> Figure:
-    """A row a variant, the best above: a dot for each seed, a colour for each game."""
+    """A row a variant, the best above: a dot for each seed, a colour for each game; what is far off stands at the edge."""
     names = sorted(group.shown, key=lambda name: mean_gain(group, name))
+    limit = FAR_OFF * median(abs(gain) for name in names for gain in group.all_gains(name))
     figure = Figure(figsize=(7, 1.2 + 0.26 * len(names)), layout="constrained")
     axes = figure.subplots()
     for number, game in enumerate(group.games):
-        points = [(g, row) for row, name in enumerate(names) for g in group.gains(name, game, group.judged_by)]
         shift = 0.2 * (number - (len(group.games) - 1) / 2)
-        axes.plot([x for x, _ in points], [y - shift for _, y in points], "o", markersize=4, label=game)
+        points = [(g, row - shift) for row, name in enumerate(names) for g in group.gains(name, game, group.judged_by)]
+        axes.plot(
+            [min(max(x, -limit), limit) for x, _ in points], [y for _, y in points], "o", markersize=4, label=game
+        )
     axes.axvline(0, color="grey", linewidth=0.8)
     axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel=f"{group.judged_by} above the laptop's", title=group.stage)
+    axes.set(xlabel=f"{group.judged_by} above the laptop's", title=group.stage, ylim=(-0.7, len(names) - 0.3))
     axes.grid(axis="y", alpha=0.3)
     axes.legend()
     return figure

@@ -11,41 +11,38 @@ from lightning.pytorch.callbacks import Callback
 from tinyworlds.media import replacing
 
 FILE = "cpu.json"
-WARM_UP = 5
-"""Steps at the beginning that do not count for the mean."""
+BLOCK = 10
+"""Steps that are timed together: what is done every ten steps is done once in each block."""
 
 
 class CpuClock(Callback):
-    """Writes `FILE` into the run's folder: ``steps``, the CPU ``seconds`` of all, and of a step after `WARM_UP` others.
+    """Writes `FILE` into the run's folder: ``steps``, the CPU ``seconds`` of all, and ``seconds_per_step``.
 
-    A step includes the reading of its batch, where no other process does that, and its share of checkpoints and logs;
-    validation at the end of the run is left out. With `enough` seconds the run ends when as many have passed, but not
-    before as many steps as `WARM_UP` were counted.
+    The latter are those of the fastest `BLOCK` but the first, since other work on the machine slows a step down and
+    never speeds it up. A step includes the reading of its batch, where no other process does that; validation after the
+    last step is not counted. With `enough` seconds the run ends after so many, but not before the second block.
     """
 
     def __init__(self, *, enough: float | None = None) -> None:
         self.enough = enough
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._began = self._warm = self._now = time.process_time()
+        self._began = self._now = self._block_began = time.process_time()
+        self._blocks: list[float] = []
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._now = time.process_time()
-        if trainer.global_step == WARM_UP:
-            self._warm = self._now
-        late = self.enough is not None and self._now - self._began >= self.enough
-        if late and trainer.global_step >= 2 * WARM_UP:
+        if trainer.global_step % BLOCK == 0:
+            self._blocks.append(self._now - self._block_began)
+            self._block_began = self._now
+        if self.enough is not None and self._now - self._began >= self.enough and len(self._blocks) > 1:
             trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        steps = trainer.global_step
-        counted = steps - WARM_UP if steps > WARM_UP else steps
-        found = {
-            "steps": steps,
-            "seconds": self._now - self._began,
-            "seconds_per_step": (self._now - self._warm) / counted,
-        }
+        seconds, steps = self._now - self._began, trainer.global_step
+        fastest = min(self._blocks[1:]) / BLOCK if len(self._blocks) > 1 else seconds / steps
+        found = {"steps": steps, "seconds": seconds, "seconds_per_step": fastest}
         with replacing(Path(trainer.default_root_dir, FILE)) as unfinished:
             unfinished.write_text(json.dumps(found, indent=2) + "\n")
