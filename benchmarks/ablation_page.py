@@ -1,5 +1,6 @@
 """The tables and plots of docs/ablations.md, from what `benchmarks.ablations` has measured."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
@@ -238,9 +239,9 @@ def mean_gain(group: Compared, variant: str) -> float:
 
 
 def plot(group: Compared) -> Figure:
-    """A row a variant, the best above: a dot for each seed, a colour for each game; what is far off stands at the edge."""
+    """A row a variant, the best above; a dot for each seed, a colour for each game, those far off at the edge."""
     names = sorted(group.shown, key=lambda name: mean_gain(group, name))
-    limit = FAR_OFF * median(abs(gain) for name in names for gain in group.all_gains(name))
+    limit = FAR_OFF * median(abs(gain) for name in names for gain in group.all_gains(name)) or math.inf
     figure = Figure(figsize=(7, 1.2 + 0.26 * len(names)), layout="constrained")
     axes = figure.subplots()
     for number, game in enumerate(group.games):
