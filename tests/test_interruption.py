@@ -34,6 +34,7 @@ def a_task(rank: int, folder: Path) -> None:
         (folder / "scontrol").write_text("#!/bin/sh\nexit 3\n")
         (folder / "scontrol").chmod(0o755)
         interruption.requeue(interrupted)
+    torch.distributed.destroy_process_group()  # its threads, left running, can end the process with an abort
 
 
 @pytest.mark.slow

@@ -51,6 +51,7 @@ def over_the_batch(rows: torch.Tensor) -> list[torch.Tensor]:
         anchored_mask(shape, min_ratio=0.5, generator=None, device=device),
         frame_mask(shape, full=0.5, generator=None, device=device),
         replace_some(tokens, share=1.0, generator=None),
+        torch.isin(torch.arange(len(rows)), parallel.spread(len(rows), share=0.3, device=device)),
     ]
     statistics = [norm.norm.running_mean, norm.norm.running_var]
     return [*(x.detach() for x in (*global_losses, weighed)), *statistics, gradient, *drawn]
@@ -60,6 +61,7 @@ def in_a_rank(rank: int, folder: Path) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     own = torch.load(folder / "rows.pt").chunk(2)[rank].requires_grad_()
     torch.save(over_the_batch(own), folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()  # its threads, left running, can end the process with an abort
 
 
 @pytest.mark.slow
@@ -82,7 +84,11 @@ def test_two_ranks_compute_what_one_does(tmp_path):
 def test_two_processes_learn_what_one_does_and_leave_the_same_files(tmp_path):
     store = tmp_path / "film.h5"
     stores.write_film(store, frames=400, frame_size=(16, 16))
-    options = (f"data.path={store}", "trainer.max_steps=4", "callbacks.pictures.every_n_steps=100")
+    # Where a gradient has directions that are nothing but rounding, Muon and SOAP step in them too.
+    options = (
+        *(f"data.path={store}", "optimizer=adamw", "trainer.max_steps=4"),
+        "callbacks.pictures.every_n_steps=100",
+    )
     for found in ranks.compare(tmp_path, *options):
         assert found.training < 1e-5, found
         assert found.validation < 1e-3, found
@@ -142,23 +148,24 @@ TWO = ("trainer.devices=2", "data.batch_size=4")
 
 @pytest.mark.slow
 def test_a_run_goes_on_with_other_processes(tmp_path):
-    """Begun by DDP in two, gone on by FSDP2, ended in one: the curve of one process that nothing happened to."""
-    store = f"data.path={record(tmp_path / 'square.h5')}"
-    subprocess.run(command(store, *ONE, "runs_dir=whole"), cwd=tmp_path, check=True, timeout=180)
+    """Begun by DDP in two, gone on by FSDP2, ended in one: the curve of one process that nothing happened to.
+
+    All pixels weigh alike: a latent on a border, which a sum in another order rounds otherwise, then matters little.
+    """
+    store, even = f"data.path={record(tmp_path / 'square.h5')}", ("optimizer=adamw", "stage.moving_weight=0")
+    subprocess.run(command(store, *even, *ONE, "runs_dir=whole"), cwd=tmp_path, check=True, timeout=180)
     resumed: tuple[str, ...] = ()
     for strategy in ranks.STRATEGIES:
-        process, folder = begun(tmp_path, store, *TWO, f"trainer={strategy}", *resumed)
+        process, folder = begun(tmp_path, store, *even, *TWO, f"trainer={strategy}", *resumed)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         assert not (folder / "result.json").exists()
         resumed = (f"resume={folder}",)
-    subprocess.run(command(store, *ONE, *resumed), cwd=tmp_path, check=True, timeout=180)
+    subprocess.run(command(store, *even, *ONE, *resumed), cwd=tmp_path, check=True, timeout=180)
     whole, pieced = (ranks.curves(run) for run in (next(tmp_path.glob("whole/video/video_tokenizer/*")), folder))
     apart = [abs(a - b) for a, b in zip(whole["train/loss"], pieced["train/loss"], strict=True)]
     assert len(apart) == 60
-    # Until a latent on a border is rounded otherwise, which a sum in another order brings about sooner or later.
-    assert max(apart[:10]) < 1e-6
-    assert max(apart) < 5e-3
+    assert max(apart) < 1e-4
 
 
 @pytest.mark.slow

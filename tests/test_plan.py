@@ -174,7 +174,7 @@ def test_half_the_bandwidth_doubles_the_time_of_moving_alone(planned):
 def test_accumulated_batches_are_moved_each_and_the_update_once(planned):
     once, twice = (planned(*SMALL, f"trainer.accumulate_grad_batches={n}")["seconds"] for n in (1, 2))
     assert twice["computing"] == pytest.approx(2 * once["computing"])
-    assert 1.5 * once["moving"] < twice["moving"] < 2 * once["moving"]
+    assert once["moving"] < twice["moving"] < 2 * once["moving"]
 
 
 PARTS = st.integers(0, 10**12)

@@ -104,7 +104,7 @@ def unbroken(compressed: Path, tmp_path_factory: pytest.TempPathFactory) -> Call
             assert in_a_child(lambda: train(*options(stage, accumulated), f"runs_dir={runs}")) == 0
         return next((runs / "video" / stage).iterdir())
 
-    run.options = options  # type: ignore[attr-defined]
+    run.options = options  # type: ignore[attr-defined]  # a note on a function
     return run
 
 

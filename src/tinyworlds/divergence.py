@@ -48,7 +48,7 @@ class Divergence(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        loader: ClipLoader = trainer.train_dataloader  # type: ignore[assignment]
+        loader: ClipLoader = trainer.train_dataloader  # type: ignore[assignment]  # typed as any iterable
         place = loader.state_dict()
         self._unchecked, self._newest = (
             self._newest,
@@ -78,7 +78,7 @@ class Divergence(Callback):
     def _stop(self, trainer: Trainer, taken: _Step, what: str) -> None:
         if not trainer.is_global_zero:  # all processes find it at once, the first says it
             raise SystemExit(1)
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it elsewhere
         frames = data.first_frames(taken.epoch, taken.batch)
         named = ", ".join(map(str, frames[:CLIPS_NAMED])) + (", …" if len(frames) > CLIPS_NAMED else "")
         raise ValueError(

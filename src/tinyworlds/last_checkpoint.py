@@ -44,7 +44,7 @@ class LastCheckpoint(Checkpoint):
         self._seen = self._saved = trainer.global_step
         self._interruption = Interruption()
         self._interruption.watch(trainer)
-        loader: ClipLoader = trainer.train_dataloader  # type: ignore[assignment]
+        loader: ClipLoader = trainer.train_dataloader  # type: ignore[assignment]  # typed as any iterable
         loader.between = partial(self._between, trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -64,7 +64,7 @@ class LastCheckpoint(Checkpoint):
             raise interrupted
 
     def _save(self, trainer: Trainer) -> None:
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it elsewhere
             if isinstance(callback, Divergence):
                 callback.check(trainer)
         self._saved = trainer.global_step

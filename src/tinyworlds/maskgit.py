@@ -153,11 +153,17 @@ class Guess(NamedTuple):
 
 
 class Expectation:
-    """A `watch` on decoding that tells what was expected of each token when it was last guessed, as a mean of codes."""
+    """A `watch` on decoding that tells what was expected of each token when it was last guessed, as a mean of codes.
 
-    def __init__(self, vocabulary: Float[Tensor, "V L"], *, decoding: Decoding) -> None:
+    Another `watch` is told what it is told.
+    """
+
+    def __init__(
+        self, vocabulary: Float[Tensor, "V L"], *, decoding: Decoding, watch: Callable[[Guess], None] | None = None
+    ) -> None:
         self.vocabulary = vocabulary
         self.decoding = decoding
+        self.watch = watch
         self.codes: Float[Tensor, "B N P L"]
         self._hidden: Bool[Tensor, "B N P"] | None = None
 
@@ -167,6 +173,8 @@ class Expectation:
         mean = eligible @ self.vocabulary / eligible.sum(-1, keepdim=True)
         self.codes = mean if self._hidden is None else torch.where(self._hidden.unsqueeze(-1), mean, self.codes)
         self._hidden = guess.hidden
+        if self.watch is not None:
+            self.watch(guess)
 
 
 def decode(

@@ -29,7 +29,7 @@ class Together(optim.Optimizer):
         self.parts = parts
         super().__init__([group for part in parts for group in part.param_groups], {})
 
-    def step(self, closure: Loss = None) -> float | Tensor | None:  # type: ignore[override]
+    def step(self, closure: Loss = None) -> float | Tensor | None:  # type: ignore[override]  # torch overloads it
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -54,7 +54,7 @@ class Muon(optim.Optimizer):
         super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # it is called by `Together`
         for group in self.param_groups:
             for matrix in group["params"]:
                 if matrix.grad is not None:
@@ -128,7 +128,7 @@ class Soap(optim.Optimizer):
         super().__init__(matrices, {"lr": lr, **options, "step": 0})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # it is called by `Together`
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:

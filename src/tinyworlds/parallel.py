@@ -6,6 +6,7 @@ gradients over the ranks, a loss that is the same on each gives the gradient of 
 is what torch does alone, to the last bit.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -79,6 +80,16 @@ def randint(
 ) -> Int64[Tensor, "*shape"]:
     """Whole numbers from 0 to `high` - 1, drawn as by `rand`."""
     return _own(torch.randint(high, _whole(shape), generator=generator, device=device))
+
+
+def spread(count: int, *, share: float, device: torch.device) -> Int64[Tensor, " n"]:
+    """Which of the own `count` rows are in a share of those of all ranks, taken evenly and always the same.
+
+    The first of all is in every share but 0.
+    """
+    first = rank() * count
+    chosen = [i for i in range(count) if math.ceil((first + i + 1) * share) > math.ceil((first + i) * share)]
+    return torch.tensor(chosen, dtype=torch.long, device=device)
 
 
 def rolled(rows: Num[Tensor, "N ..."]) -> Num[Tensor, "N ..."]:

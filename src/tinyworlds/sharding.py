@@ -87,5 +87,5 @@ class FullyShardedStrategy(ModelParallelStrategy):
                     {**group, "params": own} for group, own in zip(state["param_groups"], groups, strict=True)
                 ],
             }
-            set_optimizer_state_dict(self.model, optimizer, named, options=WHOLE)  # type: ignore[arg-type]
+            set_optimizer_state_dict(self.model, optimizer, named, options=WHOLE)  # type: ignore[arg-type]  # the state is typed as of torch's own
         return checkpoint

@@ -35,7 +35,7 @@ def fit(trainer: Trainer, model: Stage, data: ClipDataModule, *, resumed: bool, 
             take_back(folder, {})
     checkpoint = last if resumed and last.exists() else None
     beginning = f"{model.name} {f'from {checkpoint}' if checkpoint else 'anew'}"
-    trainer.callbacks.append(SameBeginning(beginning))  # type: ignore[attr-defined]
+    trainer.callbacks.append(SameBeginning(beginning))  # type: ignore[attr-defined]  # Lightning sets it elsewhere
     try:
         with ending_together(trainer):
             trainer.fit(model, data, ckpt_path=checkpoint, weights_only=True)

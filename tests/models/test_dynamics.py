@@ -2,12 +2,12 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tinyworlds.maskgit import Decoding, anchored_mask, decode
+from tinyworlds.maskgit import Decoding, decode
 from tinyworlds.models import ActionTokenizer, Dynamics
+from tinyworlds.models.masked_loss import masked_loss
 from tinyworlds.nn.positions import Timeline
 
 from ..conftest import roughened
@@ -31,16 +31,6 @@ def varied(dynamics: Dynamics, variant: dict[str, Any]) -> Dynamics:
 
 def logits(dynamics, tokens, hidden, actions):
     return dynamics.to_logits(dynamics(tokens, hidden, dynamics.condition(actions)))
-
-
-@pytest.fixture
-def tokens() -> torch.Tensor:
-    return torch.randint(27, (2, 4, 6), generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture
-def actions() -> torch.Tensor:
-    return torch.randint(4, (2, 3), generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("changed", range(4))
@@ -67,86 +57,6 @@ def test_a_hidden_token_is_not_seen(dynamics, tokens, actions):
     other = tokens.clone()
     other[:, 2, 3] = (other[:, 2, 3] + 1) % 27
     assert torch.equal(logits(dynamics, tokens, hidden, actions), logits(dynamics, other, hidden, actions))
-
-
-def test_the_loss_is_the_cross_entropy_of_hidden_tokens_alone(dynamics, tokens, actions):
-    dynamics.masking = "anchored"
-    loss, accuracy = dynamics._masked_loss(tokens, actions, torch.Generator().manual_seed(3))
-    generator = torch.Generator().manual_seed(3)
-    hidden = anchored_mask((2, 4, 6), min_ratio=0.5, generator=generator, device=tokens.device)
-    guesses = logits(dynamics, tokens, hidden, actions)
-    each = F.cross_entropy(guesses.flatten(0, 2), tokens.flatten(), reduction="none").unflatten(0, tokens.shape)
-    torch.testing.assert_close(loss, each[hidden].mean())
-    torch.testing.assert_close(accuracy, (guesses.argmax(-1) == tokens)[hidden].float().mean())
-
-
-@pytest.mark.parametrize("masking", ["anchored", "clean_context"])
-def test_a_token_that_changes_counts_more(dynamics, tokens, actions, masking):
-    """Where all tokens change, and where none does, all count alike; else it is in between."""
-    dynamics.masking = masking
-    dynamics.mask_ratio = 1.0
-    changes = torch.cat([tokens[:, :1], (tokens[:, :1] + torch.tensor([1, 2, 3]).view(3, 1)) % 27], dim=1)
-    stays = tokens[:, :1].expand(-1, 4, -1)
-
-    def losses(clip):
-        weighed = []
-        for dynamics.moving_weight in (0, 3):
-            generator = torch.Generator().manual_seed(3)
-            weighed.append(dynamics._masked_loss(clip, actions, generator)[0].item())
-        return weighed
-
-    plain, heavy = losses(stays)
-    assert heavy == pytest.approx(plain)
-    plain, heavy = losses(changes)
-    first = 1 if masking == "anchored" else 0  # the first frame has none before it, so nothing in it changes
-    assert (heavy == pytest.approx(4 * plain)) == (not first)
-    assert plain < heavy <= 4 * plain + 1e-4
-
-
-def test_noise_is_in_the_context_alone(dynamics, tokens):
-    """What frames are guessed from is in part the other clip; what is to be guessed is not."""
-    clean = dynamics._masked_loss(tokens, tokens.new_zeros(2, 3), torch.Generator().manual_seed(0))[0]
-    embedded = []
-    dynamics.from_latent.register_forward_pre_hook(lambda _, given: embedded.append(given[0]))
-    dynamics.context_noise = 1.0
-    generator = torch.Generator().manual_seed(0)
-    noisy = dynamics._masked_loss(tokens, tokens.new_zeros(2, 3), generator)[0]
-    context, guessed = embedded
-    own = dynamics.video_tokenizer.quantizer.codes(tokens)
-    kept, replaced = ((context == codes[:, :-1]).all(-1) for codes in (own, own.roll(1, dims=0)))
-    assert not kept.all()
-    assert (kept | replaced).all()
-    shown, hidden = ((guessed == codes).all(-1) for codes in (own[:, 1:], dynamics.mask_token))
-    assert shown.any()
-    assert (shown | hidden).all()
-    assert noisy != clean
-
-
-def test_its_own_context_is_what_it_decodes(dynamics, tokens, actions):
-    """In the share of the clips each frame but the first is what one step of decoding makes of the true ones before."""
-    embedded = []
-    dynamics.own_context, dynamics.mask_ratio = 0.5, 1.0
-    dynamics.from_latent.register_forward_pre_hook(lambda _, given: embedded.append(given[0]))
-    dynamics._masked_loss(tokens, actions, torch.Generator().manual_seed(0))
-    context = dynamics.video_tokenizer.quantizer.indices(embedded[-2])
-    assert (context[1] == tokens[1, :-1]).all()
-    assert (context[0, 0] == tokens[0, 0]).all()
-    one_step = Decoding(steps=1, schedule="linear", temperature=0, **Decoding.earlier)
-    for frame in (1, 2):
-        seen = {"tokens": tokens[:1, :frame], "actions": actions[:1, :frame]}
-        guess = dynamics.predict(**seen, horizon=1, decoding=one_step)
-        assert (context[0, frame] == guess[0, 0]).all()
-        assert (guess[0, 0] != tokens[0, frame]).any()
-
-
-def test_experts_are_not_balanced_by_guesses_without_gradients(dynamics, tokens, actions):
-    dynamics = varied(dynamics, VARIANTS["rope, adaln_zero, moe"]).train()
-    taken = []
-    for dynamics.own_context in (0, 1):
-        dynamics._masked_loss(tokens, actions)
-        taken.append(dynamics.transformer.take_routing())
-    assert len(taken[0][1]) == len(taken[1][1]) > 0
-    assert all(routing.balance.requires_grad for _, routings in taken for routing in routings)
 
 
 @every_variant
@@ -267,7 +177,7 @@ def test_training_leaves_the_tokenizers_as_they_were(dynamics, frames, masking):
     optimizer = torch.optim.AdamW([p for p in dynamics.parameters() if p.requires_grad], lr=0.1)
     for _ in range(2):
         optimizer.zero_grad()
-        dynamics._masked_loss(*dynamics.tokenize(frames[:, :4]))[0].backward()
+        masked_loss(dynamics, *dynamics.tokenize(frames[:, :4]))[0].backward()
         optimizer.step()
     changed = {name for name, value in dynamics.state_dict().items() if not torch.equal(value, before[name])}
     assert not any("tokenizer" in name for name in changed)

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+from tinyworlds.models.masked_loss import masked_loss
 from tinyworlds.models.stage import COMPILED, Stage
 from tinyworlds.nn.transformer import SpaceTimeTransformer
 
@@ -17,6 +18,7 @@ import sys
 import torch
 from tinyworlds.maskgit import Decoding
 from tinyworlds.models import ActionTokenizer, Dynamics, VideoTokenizer
+from tinyworlds.models.masked_loss import masked_loss
 
 torch.manual_seed(0)
 plain = {"qk_norm": False, "positions": "sincos"}
@@ -46,7 +48,7 @@ frames = 2 * torch.rand(2, 3, 3, 16, 16) - 1
 def everything():
     tokens, actions = dynamics.tokenize(frames)
     following = dynamics.predict(tokens[:, :2], actions, horizon=1, decoding=Decoding(**greedy))
-    loss, _ = dynamics.train()._masked_loss(tokens, actions, torch.Generator().manual_seed(0))
+    loss, _ = masked_loss(dynamics.train(), tokens, actions, torch.Generator().manual_seed(0))
     loss = loss + dynamics.transformer.take_routing()[0]
     gradients = torch.autograd.grad(loss, [p for p in dynamics.eval().parameters() if p.requires_grad])
     return [tokens, actions, following, dynamics.render(following, count=1), loss, *gradients]
@@ -112,7 +114,7 @@ def test_activations_computed_again_give_the_same_gradients_and_are_not_kept(dyn
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            loss, _ = dynamics._masked_loss(tokens, actions, torch.Generator().manual_seed(0))
+            loss, _ = masked_loss(dynamics, tokens, actions, torch.Generator().manual_seed(0))
         found.append((sum(kept), [loss, *torch.autograd.grad(loss, trained)]))
     (all_kept, wanted), (few_kept, recomputed) = found
     assert all(map(torch.equal, wanted, recomputed))

@@ -167,7 +167,7 @@ class ClipDataModule(LightningDataModule):
     def first_frames(self, epoch: int, batch: int) -> list[int]:
         """Where in the store the clips begin that all processes together train on in a batch; while training."""
         assert self.trainer is not None
-        loader: ClipLoader = self.trainer.train_dataloader  # type: ignore[assignment]
+        loader: ClipLoader = self.trainer.train_dataloader  # type: ignore[assignment]  # any iterable
         return [int(frame) for frame in self.train_clips.start(loader.batch_sampler.of_all(epoch, batch))]
 
     def _loader(self, clips: Dataset[Any], order: FixedOrder, *, drop_last: bool, accumulated: int = 1) -> ClipLoader:

@@ -201,7 +201,7 @@ class Rows:
             self._mapped = None
         if self._mapped is None and (self._file is None or self._process != os.getpid()):
             self._open()
-        return self._mapped or self._file[self.name]  # type: ignore[index]
+        return self._mapped or self._file[self.name]  # type: ignore[index]  # a dataset
 
     def _open(self) -> None:
         self.close()

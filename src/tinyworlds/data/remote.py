@@ -126,7 +126,7 @@ def _reporting(address: str) -> Iterator[None]:
         raise ValueError(f"{address} cannot be read: {first_line(error)}") from None
 
 
-class _Report(Callback):  # type: ignore[misc]
+class _Report(Callback):  # type: ignore[misc]  # fsspec is untyped
     """Tells a `Transfer` how many bytes came."""
 
     def __init__(self, transfer: Transfer) -> None:

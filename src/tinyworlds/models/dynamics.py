@@ -94,7 +94,7 @@ class Dynamics(Stage):
             own_context=own_context,
             moving_weight=moving_weight,
         )
-        _check_same_frames(video_tokenizer, action_tokenizer)
+        Tokenizers(*tokenizers).check_same_frames()
         check_whole("data.clip_length", dataset["clip_length"], at_least=2)
         self.masking = masking
         self.mask_ratio = mask_ratio
@@ -232,14 +232,8 @@ class Dynamics(Stage):
             following = predict(watch=watch)
             return following, codes(following)
         vocabulary = torch.arange(self.video_tokenizer.vocabulary, device=tokens.device)
-        expectation = Expectation(codes(vocabulary), decoding=decoding)
-
-        def tell(guess: Guess) -> None:
-            expectation(guess)
-            if watch is not None:
-                watch(guess)
-
-        return predict(watch=tell), expectation.codes
+        expectation = Expectation(codes(vocabulary), decoding=decoding, watch=watch)
+        return predict(watch=expectation), expectation.codes
 
     def advance(
         self,
@@ -262,14 +256,6 @@ class Dynamics(Stage):
         tokens = torch.cat([seen.tokens, following], dim=1)[:, -self.context_length :]
         return ClipTokens(tokens, taken[:, -(tokens.shape[1] - 1) :]), codes
 
-    def _masked_loss(
-        self,
-        tokens: Int64[Tensor, "B T P"],
-        actions: Int64[Tensor, "B T-1"],
-        generator: torch.Generator | None = None,
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        return masked_loss(self, tokens, actions, generator)
-
     @property
     def tokenizers(self) -> Tokenizers:
         """Both tokenizers, frozen."""
@@ -281,7 +267,7 @@ class Dynamics(Stage):
 
     def training_step(self, clips: Float[Tensor, "B T C H W"] | ClipTokens, batch_index: int) -> Tensor:
         tokens, actions = clips if isinstance(clips, ClipTokens) else self.tokenize(clips)
-        loss, accuracy = self._masked_loss(tokens, actions)
+        loss, accuracy = masked_loss(self, tokens, actions)
         self.log("train/loss", loss, prog_bar=True)
         self.log("train/accuracy", accuracy)
         of_experts, routings = self.transformer.take_routing()
@@ -293,7 +279,7 @@ class Dynamics(Stage):
     def validation_step(self, frames: Float[Tensor, "B T C H W"], batch_index: int) -> None:
         tokens, actions = self.tokenize(frames)
         generator = torch.Generator(self.device).manual_seed(batch_index)
-        loss, accuracy = self._masked_loss(tokens, actions, generator)
+        loss, accuracy = masked_loss(self, tokens, actions, generator)
         self.log(METRIC, loss, prog_bar=True, sync_dist=True)
         self.log("val/accuracy", accuracy, sync_dist=True)
         guessed, predicted = self.next_frame(tokens, actions, generator)
@@ -320,11 +306,3 @@ class Dynamics(Stage):
         """The last frame of clips as imagined from those before it, as tokens and as pixels."""
         guessed, codes = self.imagine(tokens[:, :-1], actions, horizon=1, decoding=self.decoding, generator=generator)
         return guessed, self.render(torch.cat([tokens[:, :-1], guessed], dim=1), count=1, codes=codes)
-
-
-def _check_same_frames(video_tokenizer: VideoTokenizer, action_tokenizer: ActionTokenizer) -> None:
-    if video_tokenizer.frame_size != action_tokenizer.frame_size:
-        raise ValueError(
-            f"the video tokenizer is for frames of {video_tokenizer.frame_size}, "
-            f"the action tokenizer for frames of {action_tokenizer.frame_size}"
-        )

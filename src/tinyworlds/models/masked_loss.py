@@ -41,7 +41,7 @@ def masked_loss(
     dynamics: "tinyworlds.models.dynamics.Dynamics",
     tokens: Int64[Tensor, "B T P"],
     actions: Int64[Tensor, "B T-1"],
-    generator: torch.Generator | None,
+    generator: torch.Generator | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Mean cross-entropy (nats) of the hidden tokens, weighed, and the share of them guessed right."""
     condition = dynamics.condition(actions)
@@ -58,8 +58,9 @@ def masked_loss(
             (batch, frames - 1, patches), full=dynamics.mask_ratio, generator=generator, device=tokens.device
         )
         context = replace_some(tokens[:, :-1], share=dynamics.context_noise, generator=generator)
-        if own := round(dynamics.own_context * batch):
-            context = torch.cat([guesses(dynamics, tokens[:own, :-1], condition.of(slice(own))), context[own:]])
+        own = parallel.spread(batch, share=dynamics.own_context, device=tokens.device)
+        if len(own):
+            context = context.index_copy(0, own, guesses(dynamics, tokens[own, :-1], condition.of(own)))
         past = dynamics.remember(context, condition.at(slice(-1)))
         timeline = Timeline.clean_context(frames, tokens.device)
         features = dynamics(targets, hidden, condition.at(slice(1, None)), timeline, past)

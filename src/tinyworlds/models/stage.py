@@ -96,7 +96,7 @@ class Stage(L.LightningModule, ABC):
                 module.compile()
             if isinstance(module, SpaceTimeTransformer):
                 # `compile` of a module covers `forward` alone; mypy wants no method replaced.
-                module.remember = torch.compile(module.remember)  # type: ignore[method-assign]
+                module.remember = torch.compile(module.remember)  # type: ignore[method-assign]  # as `compile()` does
 
     def checkpoint_activations(self) -> None:
         """From now on compute the insides of each transformer block again in the backward pass instead of keeping them.

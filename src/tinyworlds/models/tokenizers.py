@@ -38,6 +38,14 @@ class Tokenizers(NamedTuple):
         """P: tokens per frame."""
         return self.video.num_patches
 
+    def check_same_frames(self) -> None:
+        """Refuse tokenizers that are for frames of different sizes."""
+        if self.video.frame_size != self.action.frame_size:
+            raise ValueError(
+                f"the video tokenizer is for frames of {self.video.frame_size}, "
+                f"the action tokenizer for frames of {self.action.frame_size}"
+            )
+
     @torch.no_grad()
     def tokenize(self, frames: Float[Tensor, "B T C H W"]) -> ClipTokens:
         """The video tokens of frames in [-1, 1] and the actions between them.

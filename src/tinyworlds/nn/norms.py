@@ -26,7 +26,7 @@ class Condition(NamedTuple):
         """That of some of the frames."""
         return Condition(self.latents[:, frames], self.given[frames])
 
-    def of(self, clips: slice) -> "Condition":
+    def of(self, clips: Int64[Tensor, " n"]) -> "Condition":
         """That of some of the clips."""
         return Condition(self.latents[clips], self.given)
 
