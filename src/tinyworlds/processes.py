@@ -1,5 +1,6 @@
 """Processes that train together end together: none is left to wait for one that is gone."""
 
+import atexit
 import contextlib
 import os
 import sys
@@ -9,9 +10,9 @@ from subprocess import TimeoutExpired
 from typing import Any
 
 import lightning
+import torch.distributed as dist
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import Callback
-from torch.distributed import DistError
 
 PARENT = os.getppid()
 STARTER = "TINYWORLDS_STARTER"
@@ -32,13 +33,14 @@ def ending_together(trainer: lightning.Trainer) -> Iterator[None]:
     if trainer.world_size == 1:
         yield
         return
+    atexit.register(_leave)
     finished = threading.Event()
     if (parent := _starter(trainer)) is not None:
         threading.Thread(target=_watch, args=(parent, trainer.global_rank, finished), daemon=True).start()
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, DistError) and "gloo" not in str(error):
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
         raise ValueError(_what_ended(trainer.strategy.launcher)) from None
     finally:
@@ -51,6 +53,12 @@ def starts_others(trainer: lightning.Trainer) -> bool:
     """Whether this process will start those that train with it: nothing else has."""
     environment = trainer._accelerator_connector.cluster_environment
     return trainer.world_size > 1 and environment is not None and not environment.creates_processes_externally
+
+
+def _leave() -> None:
+    """End the threads of Gloo too, which can abort a process that ends before them; Lightning does so for NCCL alone."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _what_ended(launcher: Any) -> str:
