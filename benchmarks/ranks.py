@@ -81,17 +81,20 @@ def apart(one: Curve, other: Curve, name: str) -> float:
     return max(abs(a - b) for a, b in zip(one[name], other[name], strict=True))
 
 
-def compare(folder: Path, *options: str, strategies: Sequence[str] = STRATEGIES) -> list[Difference]:
-    """Train every stage in one process and by each strategy, in `folder`.
+def compare(folder: Path, *options: str, of_dynamics: Sequence[str] = ()) -> list[Difference]:
+    """Train every stage in one process and by each strategy, in `folder`, and the dynamics again with further options.
 
-    All dynamics get the same tokenizers, since a latent on a border may round otherwise after another training.
+    All dynamics that are compared get the same tokenizers: a latent on a border may round otherwise after another
+    training.
     """
     one = train(folder, *options)
     tokenizers = [f"{name}='{newest(one, name)}/best.ckpt'" for name in STAGES if name != "dynamics"]
+    again = [*options, "stage=dynamics", *tokenizers, *of_dynamics]
+    train(folder, *again)
     found = []
-    for strategy in track(strategies, total=len(strategies), label="strategies"):
+    for strategy in track(STRATEGIES, total=len(STRATEGIES), label="strategies"):
         both = train(folder, *options, strategy=strategy)
-        train(folder, *options, "stage=dynamics", *tokenizers, strategy=strategy)
+        train(folder, *again, strategy=strategy)
         for stage in STAGES:
             alone, together = curves(newest(one, stage)), curves(newest(both, stage))
             losses = [apart(alone, together, name) for name in ("train/loss", "val/loss")]
