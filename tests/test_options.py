@@ -15,7 +15,14 @@ from tinyworlds.command import CONF, build
 from tinyworlds.nn.feed_forward import SwiGLU
 from tinyworlds.trainer import build_trainer
 
-BASE = ["stage=video_tokenizer", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=1", "run_dir=run"]
+BASE = [
+    "stage=video_tokenizer",
+    "optimizer=adamw",
+    "trainer=ddp",
+    "trainer.accelerator=cpu",
+    "trainer.devices=1",
+    "run_dir=run",
+]
 TRAINER = (
     "num_devices", "num_nodes", "precision", "max_steps", "accumulate_grad_batches", "gradient_clip_val",
     "limit_val_batches", "val_check_interval", "log_every_n_steps", "default_root_dir",

@@ -34,6 +34,8 @@ def explained(error: Exception, *, conf: Path, config_name: str, overrides: list
     if found := re.match(r"Could not (?:override|delete from config\.) '(.*?)'", said):
         others = [o for o in overrides if o.partition("=")[0].lstrip("+~") != found[1]]
         return _no_such_option(found[1], _composed(conf, config_name, others))
+    if listed := next((o for o in overrides if o.startswith("stage=[")), None):
+        return f"{listed}: a stage is one of them; leave it out to train all three, or call once for each"
     if PLUGIN.search(said) and "locat" in said:
         return f"{next((o for o in overrides if o.startswith('hydra/')), 'this')} needs {EXTRA}"
     if isinstance(error, OSError):

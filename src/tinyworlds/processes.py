@@ -56,7 +56,7 @@ def starts_others(trainer: lightning.Trainer) -> bool:
 
 
 def _leave() -> None:
-    """End the threads of Gloo too, which can abort a process that ends before them; Lightning does so for NCCL alone."""
+    """End the threads of Gloo too, which can abort a process that ends first; Lightning does so for NCCL alone."""
     if dist.is_initialized():
         dist.destroy_process_group()
 

@@ -31,6 +31,7 @@ class Client:
 
     def __init__(self, socket: ClientConnection, *, slow: bool = False) -> None:
         self.socket, self.slow = socket, slow
+        self.shown = False
         self.hello = self.until("hello")
 
     def say(self, kind: str, **values: Any) -> None:
@@ -41,6 +42,7 @@ class Client:
         if isinstance(message, str):
             return json.loads(message)
         frame = Frame(message)
+        self.shown = True
         if not self.slow and frame.kind in (Kind.FRAME, Kind.AGAIN):
             self.say("ack", frame=frame.number)
         return frame
@@ -57,7 +59,9 @@ class Client:
         return [self.until(Kind.FRAME) for _ in range(count)]
 
     def pause(self) -> None:
-        """Wait until nothing is on the way any more."""
+        """Wait until nothing is on the way any more, not even the first frame."""
+        if not self.shown:
+            self.until(Kind.AGAIN)
         self.say("pause", on=True)
         while not self.until("state")["paused"]:
             pass
