@@ -18,6 +18,7 @@ from tinyworlds.orders import ORDERS, Noise, fixed_order, shaken
 EXPONENT = 5.0
 LEAST_TEMPERATURE = 1e-6
 MOST_TEMPERATURE = 1e6
+MOST_GUIDANCE = 100
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "exponential": lambda progress: math.expm1(EXPONENT * progress) / math.expm1(EXPONENT),
@@ -61,6 +62,9 @@ class Decoding:
     number of the first lie evenly over the frame (`tinyworlds.orders`). Confidence can be shaken: `choice_temperature`,
     falling to 0 over the steps, times Gumbel noise is added to its logarithm (MaskGIT's code).
 
+    What an action changes in the logits, against those of a frame whose action is not told, is added `guidance` times
+    more (classifier-free guidance, Ho & Salimans, arXiv 2207.12598).
+
     A frame is shown (`show`) by the tokens ``taken``, or by what was ``expected`` of each: the mean code of
     all that could have been taken, so that what is not sure is blurred. The world goes on from those taken either way.
 
@@ -74,6 +78,7 @@ class Decoding:
     choice_temperature: float
     top_k: int
     top_p: float
+    guidance: float
     show: str
 
     earlier: ClassVar[Mapping[str, Any]] = {
@@ -81,6 +86,7 @@ class Decoding:
         "choice_temperature": 0,
         "top_k": 0,
         "top_p": 1,
+        "guidance": 0,
         "show": "taken",
     }
     """Of checkpoints from before there was a choice."""
@@ -131,6 +137,7 @@ CHECKS: Mapping[str, Callable[[str, Any], None]] = {
     "choice_temperature": partial(check_number, at_least=0, at_most=MOST_TEMPERATURE),
     "top_k": partial(check_whole, at_least=0),
     "top_p": _check_top_p,
+    "guidance": partial(check_number, at_least=0, at_most=MOST_GUIDANCE),
     "show": partial(check_choice, choices=("taken", "expected")),
 }
 """Of each value of `Decoding`."""

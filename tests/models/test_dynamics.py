@@ -193,7 +193,14 @@ def test_tokenizers_of_unlike_frames_are_refused(dynamics):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("masking", "none"), ("mask_ratio", 1.5), ("context_noise", -1), ("own_context", 2), ("moving_weight", -1)],
+    [
+        ("masking", "none"),
+        ("mask_ratio", 1.5),
+        ("context_noise", -1),
+        ("own_context", 2),
+        ("moving_weight", -1),
+        ("action_dropout", 2),
+    ],
 )
 def test_impossible_options_are_refused_by_name(dynamics, option, value):
     options = {k: v for k, v in dynamics.hparams.items() if not k.endswith("tokenizer")}
@@ -214,7 +221,16 @@ def test_noise_without_a_clean_context_is_refused(dynamics, option):
 
 
 def test_a_checkpoint_from_before_there_was_a_choice_is_as_it_was(dynamics):
-    later = ("feed_forward", "context_noise", "own_context", "moving_weight", "qk_norm", "positions", "conditioning")
+    later = (
+        "feed_forward",
+        "context_noise",
+        "own_context",
+        "moving_weight",
+        "action_dropout",
+        "qk_norm",
+        "positions",
+        "conditioning",
+    )
     hyperparameters = {key: value for key, value in dynamics.hparams.items() if key not in later}
     for key in ("qk_norm", "positions"):
         del hyperparameters["video_tokenizer"][key]
