@@ -63,6 +63,7 @@ CHOICES: dict[str, dict[str, Sequence[Any]]] = {
         "stage/feed_forward": files("stage/feed_forward"),
         "stage.conditioning": CONDITIONINGS,
         "stage.masking": ("clean_context", "anchored stage.context_noise=0 stage.own_context=0"),
+        "stage.action_dropout": ("0 stage.decoding.guidance=0", "0.5 stage.decoding.guidance=2"),
         "stage.decoding.schedule": tuple(SCHEDULES),
         "stage.decoding.order": tuple(ORDERS),
         "data.cache_tokens": FLAG,

@@ -73,6 +73,8 @@ def test_schedules_rise_from_zero_to_one(step, later, schedule):
         ("top_k", -1),
         ("top_p", 0),
         ("top_p", 1.1),
+        ("guidance", -1),
+        ("guidance", math.inf),
         ("show", "mean"),
     ],
 )
@@ -216,9 +218,9 @@ def test_every_choice_changes_what_is_decoded(name, value):
 
 
 def test_no_choice_is_forgotten():
-    """What is shown is no matter of what is decoded."""
+    """What is shown is no matter of what is decoded; guidance is one of the logits (tests/models/test_dynamics.py)."""
     names = set(test_every_choice_changes_what_is_decoded.pytestmark[0].args[1])
-    assert {name for name, _ in names} == set(CHECKS) - {"show"}
+    assert {name for name, _ in names} == set(CHECKS) - {"show", "guidance"}
 
 
 @pytest.mark.parametrize("changes", [{}, {"temperature": 0.5}, {"top_k": 2}])

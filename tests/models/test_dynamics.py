@@ -22,6 +22,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "feed_forward": {"name": "moe", "num_experts": 3, "top_k": 2, "balance_weight": 0.1, "z_weight": 0.1},
     },
 }
+GUIDED = {"action_dropout": 0.5}
 every_variant = pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
 
 
@@ -151,6 +152,44 @@ def test_decoding_the_new_frames_alone_is_decoding_the_whole_window(
     past = dynamics.remember(tokens, condition.at(slice(context)))
     alone = dynamics.to_logits(dynamics(following, hidden, condition.at(slice(context, None)), past=past))
     torch.testing.assert_close(alone, plain(following, hidden), atol=1e-5, rtol=1e-5)
+
+
+@every_variant
+def test_guidance_adds_what_the_action_changes(dynamics, tokens, actions, variant):
+    dynamics, first = varied(dynamics, {**variant, **GUIDED}), []
+    for guidance in (0, 1, 3):
+        decoding = dynamics.decoding.changed(guidance=guidance)
+        told: list[Any] = []
+        dynamics.predict(tokens[:, :3], actions, horizon=1, decoding=decoding, watch=told.append)
+        first.append(told[0].logits)
+    plain, once, thrice = first
+    assert (once - plain).abs().max() > 1e-3
+    torch.testing.assert_close(thrice - plain, 3 * (once - plain), atol=1e-4, rtol=1e-3)
+
+
+def test_what_guidance_adds_to_is_a_frame_that_the_action_is_not_told_of(dynamics, tokens, actions):
+    """Against it all actions are measured, so that once less of what an action changes is the same for each."""
+    dynamics, found = varied(dynamics, GUIDED), []
+    for last in range(4):
+        actions = torch.cat([actions[:, :2], torch.full((2, 1), last)], dim=1)
+        first = []
+        for guidance in (0, 1):
+            told: list[Any] = []
+            decoding = dynamics.decoding.changed(guidance=guidance)
+            dynamics.predict(tokens[:, :3], actions, horizon=1, decoding=decoding, watch=told.append)
+            first.append(told[0].logits)
+        plain, once = first
+        found.append(2 * plain - once)
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], atol=1e-5, rtol=1e-4)
+
+
+def test_a_world_that_was_always_told_the_action_is_not_guided(dynamics, tokens, actions):
+    guided = dynamics.decoding.changed(guidance=1)
+    with pytest.raises(ValueError, match=r"guidance=1: this needs .* stage\.action_dropout above 0"):
+        dynamics.predict(tokens[:, :3], actions, horizon=1, decoding=guided)
+    with pytest.raises(ValueError, match="guidance=2"):
+        varied(dynamics, {"decoding": {**dynamics.hparams["decoding"], "guidance": 2}})
 
 
 def test_prediction_sees_the_last_frames_of_its_window_alone(dynamics):

@@ -201,8 +201,8 @@ class Dynamics(Stage):
         """Refuse guidance by a model that was always told the action."""
         if decoding.guidance and not self.action_dropout:
             raise ValueError(
-                f"decoding.guidance={decoding.guidance}: only a world that was trained with stage.action_dropout above 0 "
-                "can be guided"
+                f"decoding.guidance={decoding.guidance}: this needs a world that was trained with stage.action_dropout "
+                "above 0"
             )
 
     def predict(
