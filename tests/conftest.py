@@ -134,7 +134,6 @@ def dynamics(video_tokenizer: VideoTokenizer, action_tokenizer: ActionTokenizer)
         mask_ratio=0.5,
         context_noise=0,
         own_context=0,
-        action_dropout=0,
         moving_weight=0,
         decoding={"steps": 4, "schedule": "exponential", "temperature": 1.0, **Decoding.earlier},
         **TRANSFORMER,

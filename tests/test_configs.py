@@ -165,7 +165,7 @@ OTHER_VALUES = {
         "embed_dim": 64, "num_heads": 2, "hidden_dim": 64, "num_blocks": 1, "norm": "post",
         "qk_norm": True, "positions": "alibi", "conditioning": "prepend", "feed_forward.z_weight": 1,
         "masking": "anchored", "mask_ratio": 0.9, "context_noise": 0.5, "own_context": 0.25,
-        "moving_weight": 3, "action_dropout": 0.5,
+        "moving_weight": 3,
     },
 }  # fmt: skip
 EFFECT_ELSEWHERE = {"variance_target", "decoding", "encoder", "decoder", "feed_forward", "_target_"}

@@ -60,7 +60,6 @@ def built(
         "mask_ratio": 1,
         "context_noise": 0,
         "own_context": 0,
-        "action_dropout": 0,
         "moving_weight": 1,
         "decoding": {"steps": 4, "schedule": "exponential", "temperature": 1.0, **Decoding.earlier},
         **(TRANSFORMER | {"num_blocks": num_blocks}),

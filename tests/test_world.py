@@ -86,8 +86,6 @@ def test_decoding_is_the_worlds_own_unless_given(dynamics):
     assert given == Decoding(steps=2, schedule="exponential", temperature=0.5, **Decoding.earlier)
     with pytest.raises(ValueError, match=r"decoding\.top_k=-1"):
         World(dynamics, top_k=-1)
-    with pytest.raises(ValueError, match=r"decoding\.guidance=1: this needs a world"):
-        World(dynamics, guidance=1)
 
 
 def test_inferred_actions_are_those_between_neighbours(dynamics, prompts):

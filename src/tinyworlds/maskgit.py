@@ -62,8 +62,8 @@ class Decoding:
     number of the first lie evenly over the frame (`tinyworlds.orders`). Confidence can be shaken: `choice_temperature`,
     falling to 0 over the steps, times Gumbel noise is added to its logarithm (MaskGIT's code).
 
-    What an action changes in the logits, against those of a frame whose action is not told, is added `guidance` times
-    more (classifier-free guidance, Ho & Salimans, arXiv 2207.12598).
+    What the action changes in the logits, against their mean over all actions, is added `guidance` times more
+    (classifier-free guidance, Ho & Salimans, arXiv 2207.12598, without a model that is not told the action).
 
     A frame is shown (`show`) by the tokens ``taken``, or by what was ``expected`` of each: the mean code of
     all that could have been taken, so that what is not sure is blurred. The world goes on from those taken either way.

@@ -48,7 +48,6 @@ TRAINING: dict[str, dict[str, Any]] = {
         "context_noise": 0,
         "own_context": 0,
         "moving_weight": 0,
-        "action_dropout": 0,
         "decoding": {"steps": 10, "schedule": "exponential", "temperature": 0, **Decoding.earlier},
     },
 }

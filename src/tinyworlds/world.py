@@ -56,7 +56,6 @@ class World:
         self.seed = seed
         self.folder: Path | None = None  # what it was loaded from, with its evaluation
         self.decoding = dynamics.decoding.changed(**decoding)
-        dynamics.check_decoding(self.decoding)
         self._seen: ClipTokens | None = None
 
     @classmethod

@@ -22,7 +22,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "feed_forward": {"name": "moe", "num_experts": 3, "top_k": 2, "balance_weight": 0.1, "z_weight": 0.1},
     },
 }
-GUIDED = {"action_dropout": 0.5}
 every_variant = pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
 
 
@@ -155,41 +154,24 @@ def test_decoding_the_new_frames_alone_is_decoding_the_whole_window(
 
 
 @every_variant
-def test_guidance_adds_what_the_action_changes(dynamics, tokens, actions, variant):
-    dynamics, first = varied(dynamics, {**variant, **GUIDED}), []
-    for guidance in (0, 1, 3):
-        decoding = dynamics.decoding.changed(guidance=guidance)
+@pytest.mark.parametrize("horizon", [1, 2])
+def test_guidance_adds_what_the_action_changes_against_all(dynamics, variant, horizon):
+    dynamics = varied(dynamics, variant)
+    tokens = torch.randint(27, (2, 4 - horizon, 6), generator=torch.Generator().manual_seed(0))
+
+    def first(last: int, guidance: float) -> torch.Tensor:
         told: list[Any] = []
-        dynamics.predict(tokens[:, :3], actions, horizon=1, decoding=decoding, watch=told.append)
-        first.append(told[0].logits)
-    plain, once, thrice = first
-    assert (once - plain).abs().max() > 1e-3
-    torch.testing.assert_close(thrice - plain, 3 * (once - plain), atol=1e-4, rtol=1e-3)
+        actions = torch.full((2, 3), last)
+        actions[:, : 3 - horizon] = 1
+        decoding = dynamics.decoding.changed(guidance=guidance)
+        dynamics.predict(tokens, actions, horizon=horizon, decoding=decoding, watch=told.append)
+        return told[0].logits
 
-
-def test_what_guidance_adds_to_is_a_frame_that_the_action_is_not_told_of(dynamics, tokens, actions):
-    """Against it all actions are measured, so that once less of what an action changes is the same for each."""
-    dynamics, found = varied(dynamics, GUIDED), []
-    for last in range(4):
-        actions = torch.cat([actions[:, :2], torch.full((2, 1), last)], dim=1)
-        first = []
-        for guidance in (0, 1):
-            told: list[Any] = []
-            decoding = dynamics.decoding.changed(guidance=guidance)
-            dynamics.predict(tokens[:, :3], actions, horizon=1, decoding=decoding, watch=told.append)
-            first.append(told[0].logits)
-        plain, once = first
-        found.append(2 * plain - once)
-    for other in found[1:]:
-        torch.testing.assert_close(other, found[0], atol=1e-5, rtol=1e-4)
-
-
-def test_a_world_that_was_always_told_the_action_is_not_guided(dynamics, tokens, actions):
-    guided = dynamics.decoding.changed(guidance=1)
-    with pytest.raises(ValueError, match=r"guidance=1: this needs .* stage\.action_dropout above 0"):
-        dynamics.predict(tokens[:, :3], actions, horizon=1, decoding=guided)
-    with pytest.raises(ValueError, match="guidance=2"):
-        varied(dynamics, {"decoding": {**dynamics.hparams["decoding"], "guidance": 2}})
+    plain = torch.stack([first(action, 0) for action in range(4)])
+    for action in range(4):
+        wanted = plain[action] + 1.5 * (plain[action] - plain.mean(0))
+        torch.testing.assert_close(first(action, 1.5), wanted, atol=1e-5, rtol=1e-4)
+        assert (wanted - plain[action]).abs().max() > 1e-3
 
 
 def test_prediction_sees_the_last_frames_of_its_window_alone(dynamics):
@@ -232,14 +214,7 @@ def test_tokenizers_of_unlike_frames_are_refused(dynamics):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [
-        ("masking", "none"),
-        ("mask_ratio", 1.5),
-        ("context_noise", -1),
-        ("own_context", 2),
-        ("moving_weight", -1),
-        ("action_dropout", 2),
-    ],
+    [("masking", "none"), ("mask_ratio", 1.5), ("context_noise", -1), ("own_context", 2), ("moving_weight", -1)],
 )
 def test_impossible_options_are_refused_by_name(dynamics, option, value):
     options = {k: v for k, v in dynamics.hparams.items() if not k.endswith("tokenizer")}
@@ -260,16 +235,7 @@ def test_noise_without_a_clean_context_is_refused(dynamics, option):
 
 
 def test_a_checkpoint_from_before_there_was_a_choice_is_as_it_was(dynamics):
-    later = (
-        "feed_forward",
-        "context_noise",
-        "own_context",
-        "moving_weight",
-        "action_dropout",
-        "qk_norm",
-        "positions",
-        "conditioning",
-    )
+    later = ("feed_forward", "context_noise", "own_context", "moving_weight", "qk_norm", "positions", "conditioning")
     hyperparameters = {key: value for key, value in dynamics.hparams.items() if key not in later}
     for key in ("qk_norm", "positions"):
         del hyperparameters["video_tokenizer"][key]

@@ -60,20 +60,6 @@ def test_noise_is_in_the_context_alone(dynamics, tokens):
     assert noisy != clean
 
 
-@pytest.mark.parametrize("masking", ["anchored", "clean_context"])
-def test_an_action_that_is_left_out_does_not_matter(dynamics, tokens, actions, masking):
-    dynamics = Dynamics.from_hyperparameters({**dynamics.hparams, "action_dropout": 0.5, "masking": masking})
-    losses = {}
-    for dynamics.action_dropout in (1.0, 0.5):
-        for taken in (actions, (actions + 1) % 4):
-            loss = masked_loss(dynamics, tokens, taken, torch.Generator().manual_seed(0))[0]
-            losses.setdefault(dynamics.action_dropout, []).append(loss.item())
-    assert losses[1.0][0] == losses[1.0][1] not in losses[0.5]
-    assert losses[0.5][0] != losses[0.5][1]
-    masked_loss(dynamics, tokens, actions)[0].backward()
-    assert dynamics.no_action.grad.any()
-
-
 def test_its_own_context_is_what_it_decodes(dynamics, tokens, actions):
     """In the share of the clips each frame but the first is what one step of decoding makes of the true ones before."""
     embedded = []

@@ -37,7 +37,7 @@ action = ActionTokenizer(
 greedy = {"steps": 3, "schedule": "linear", "temperature": 0, **Decoding.earlier}
 dynamics = Dynamics(
     video_tokenizer=video, action_tokenizer=action, dataset=known["dataset"], num_blocks=2, masking="clean_context",
-    mask_ratio=0.5, context_noise=0, own_context=0, moving_weight=0, action_dropout=0.25, decoding=greedy,
+    mask_ratio=0.5, context_noise=0, own_context=0, moving_weight=0, decoding=greedy,
     **{**shared, "conditioning": "film", "feed_forward": {"name": "swiglu"}, **json.loads(sys.argv[2])},
 )
 for parameter in dynamics.parameters():

@@ -37,17 +37,11 @@ def test_without_an_own_world_the_one_that_came_along_is_played(shared, opening,
 
 
 def test_options_reach_the_game(shared):
-    others = {"schedule": "linear", "order": "random", "top_k": 3, "top_p": 0.5, "show": "expected"}
+    others = {"schedule": "linear", "order": "random", "top_k": 3, "top_p": 0.5, "guidance": 3, "show": "expected"}
     opened = open_to_play(config(seed=5, steps=2, temperature=0.25, horizon=2, fps=7, idle=3, **others))
     plain = {"seed": 5, "steps": 2, "temperature": 0.25, "horizon": 2, "fps": 7.0}
     assert opened.settings.plain() == plain
-    assert asdict(opened.settings.decoding) == {
-        "steps": 2,
-        "temperature": 0.25,
-        "choice_temperature": 0,
-        "guidance": 0,
-        **others,
-    }
+    assert asdict(opened.settings.decoding) == {"steps": 2, "temperature": 0.25, "choice_temperature": 0, **others}
     assert open_to_play(config(choice_temperature=2)).settings.decoding.choice_temperature == 2
     assert opened.idle == 3
 
@@ -67,7 +61,7 @@ def test_options_reach_the_game(shared):
         "top_k=-1",
         "top_p=0",
         "choice_temperature=-1",
-        "guidance=1",
+        "guidance=-1",
     ],
 )
 def test_impossible_options_are_named(shared, option):

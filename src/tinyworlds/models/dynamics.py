@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
@@ -47,12 +48,8 @@ class Dynamics(Stage):
     loss. So the guesses lean towards change, and at temperature 0 what is small and moves is not left out for
     being hard to place.
 
-    The share `action_dropout` of the frames is learned without being told the action, so that decoding can tell what
-    an action changes, and exaggerate it (`Decoding.guidance`).
-
-    Raises `ValueError` for an unknown `masking`, a `mask_ratio`, `context_noise`, `own_context` or `action_dropout`
-    that is no share, either of the middle two without a clean context, guidance where no action was ever left out, a
-    negative `moving_weight`, or tokenizers of unlike frames.
+    Raises `ValueError` for an unknown `masking`, a `mask_ratio`, `context_noise` or `own_context` that is no share,
+    either of the latter two without a clean context, a negative `moving_weight`, or tokenizers of unlike frames.
     """
 
     name = "dynamics"
@@ -60,7 +57,6 @@ class Dynamics(Stage):
         "context_noise": 0,
         "own_context": 0,
         "moving_weight": 0,
-        "action_dropout": 0,
         "qk_norm": False,
         "positions": SINCOS,
         "conditioning": FILM,
@@ -86,7 +82,6 @@ class Dynamics(Stage):
         context_noise: float,
         own_context: float,
         moving_weight: float,
-        action_dropout: float,
         decoding: Mapping[str, Any],
     ) -> None:
         super().__init__(frame_size=video_tokenizer.frame_size, dataset=dataset, codes=video_tokenizer.vocabulary)
@@ -99,7 +94,6 @@ class Dynamics(Stage):
             context_noise=context_noise,
             own_context=own_context,
             moving_weight=moving_weight,
-            action_dropout=action_dropout,
         )
         Tokenizers(*tokenizers).check_same_frames()
         check_whole("data.clip_length", dataset["clip_length"], at_least=2)
@@ -108,15 +102,12 @@ class Dynamics(Stage):
         self.context_noise = context_noise
         self.own_context = own_context
         self.moving_weight = moving_weight
-        self.action_dropout = action_dropout
         self.decoding = Decoding(**decoding)
-        self.check_decoding(self.decoding)
         self.context_length: int = dataset["clip_length"]
         self.video_tokenizer = video_tokenizer.requires_grad_(False).eval()
         self.action_tokenizer = action_tokenizer.requires_grad_(False).eval()
         latent_dim = video_tokenizer.quantizer.latent_dim
         self.mask_token = nn.Parameter(0.02 * torch.randn(latent_dim))
-        self.no_action = nn.Parameter(torch.zeros(action_tokenizer.latent_dim)) if action_dropout else None
         self.from_latent = nn.Linear(latent_dim, embed_dim)
         added = added_positions(positions, video_tokenizer.grid, embed_dim)
         self.register_buffer("positions", added, persistent=False)
@@ -179,13 +170,9 @@ class Dynamics(Stage):
         """Codes of tokens, or what stands for hidden ones, at their place."""
         return self.from_latent(codes) + self.positions
 
-    def condition(self, actions: Int64[Tensor, "B N"], untold: Bool[Tensor, "#B #N"] | None = None) -> Condition:
-        """Align N actions, of which the `untold` are left out, with the N+1 frames they lead to; none to the first."""
-        codes = self.action_tokenizer.quantizer.codes(actions)
-        if untold is not None:
-            assert self.no_action is not None
-            codes = torch.where(untold.unsqueeze(-1), self.no_action, codes)
-        codes = F.pad(codes, (0, 0, 1, 0))
+    def condition(self, actions: Int64[Tensor, "B N"]) -> Condition:
+        """Align N actions with the N+1 frames they lead to; none leads to the first."""
+        codes = F.pad(self.action_tokenizer.quantizer.codes(actions), (0, 0, 1, 0))
         return Condition(codes, torch.arange(codes.shape[1], device=codes.device) > 0)
 
     def check_horizon(self, horizon: int) -> None:
@@ -195,14 +182,6 @@ class Dynamics(Stage):
             raise ValueError(
                 f"horizon={horizon}: this world sees {self.context_length} frames at a time, "
                 f"so it can imagine 1 to {self.context_length - 1} at once"
-            )
-
-    def check_decoding(self, decoding: Decoding) -> None:
-        """Refuse guidance by a model that was always told the action."""
-        if decoding.guidance and not self.action_dropout:
-            raise ValueError(
-                f"decoding.guidance={decoding.guidance}: this needs a world that was trained with stage.action_dropout "
-                "above 0"
             )
 
     def predict(
@@ -222,21 +201,22 @@ class Dynamics(Stage):
         computed once, and each decoding step runs on the new frames alone.
 
         Raises:
-            ValueError: the horizon leaves no frame to be seen, or there is no guidance (`check_decoding`).
+            ValueError: the horizon leaves no frame to be seen.
         """
         self.check_horizon(horizon)
-        self.check_decoding(decoding)
         seen = tokens[:, -(self.context_length - horizon) :]
         length = seen.shape[1]
-        taken = actions[:, -(length + horizon - 1) :]
-        past = self.remember(seen, self.condition(taken).at(slice(length)))
-        following = [self.condition(taken).at(slice(length, None))]
-        if decoding.guidance:
-            following.append(self.condition(taken, taken >= 0).at(slice(length, None)))
+        taken, number = actions[:, -(length + horizon - 1) :], self.action_tokenizer.n_actions
+        # Guidance wants the frames after every action: for each in turn, first the one that is taken.
+        turns = torch.arange(number if decoding.guidance else 1, device=actions.device)
+        turned = rearrange((taken + rearrange(turns, "n -> n 1 1")) % number, "n b t -> (n b) t")
+        following = self.condition(turned).at(slice(length, None))
+        past = self.remember(seen, self.condition(taken).at(slice(length))).tiled(len(turns))
 
         def logits(guessed: Int64[Tensor, "B N P"], hidden: Bool[Tensor, "B N P"]) -> Float[Tensor, "B N P V"]:
-            told, *untold = (self.to_logits(self(guessed, hidden, each, past=past)) for each in following)
-            return torch.lerp(untold[0], told, 1 + decoding.guidance) if untold else told
+            tokens, unseen = (part.repeat(len(turns), 1, 1) for part in (guessed, hidden))
+            features = rearrange(self(tokens, unseen, following, past=past), "(n b) h p e -> n b h p e", n=len(turns))
+            return self.to_logits(torch.lerp(features.mean(0), features[0], 1 + decoding.guidance))
 
         shape = (tokens.shape[0], horizon, *self.video_tokenizer.grid)
         return decode(logits, shape, decoding=decoding, generator=generator, device=tokens.device, watch=watch)

@@ -15,13 +15,7 @@ MASKINGS = ("anchored", "clean_context")
 
 
 def check_training(
-    masking: str,
-    *,
-    mask_ratio: float,
-    context_noise: float,
-    own_context: float,
-    moving_weight: float,
-    action_dropout: float,
+    masking: str, *, mask_ratio: float, context_noise: float, own_context: float, moving_weight: float
 ) -> None:
     """Refuse impossible options of training.
 
@@ -31,7 +25,7 @@ def check_training(
     if masking not in MASKINGS:
         raise ValueError(f"stage.masking={masking!r} is none of {', '.join(MASKINGS)}")
     context = {"context_noise": context_noise, "own_context": own_context}
-    for name, share in {"mask_ratio": mask_ratio, "action_dropout": action_dropout, **context}.items():
+    for name, share in {"mask_ratio": mask_ratio, **context}.items():
         if not 0 <= share <= 1:
             raise ValueError(f"stage.{name}={share} is a share, from 0 to 1")
     for name, share in context.items():
@@ -50,12 +44,8 @@ def masked_loss(
     generator: torch.Generator | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Mean cross-entropy (nats) of the hidden tokens, weighed, and the share of them guessed right."""
+    condition = dynamics.condition(actions)
     batch, frames, patches = tokens.shape
-    untold = None
-    if dynamics.action_dropout:
-        drawn = parallel.rand((batch, frames - 1), generator=generator, device=tokens.device)
-        untold = drawn < dynamics.action_dropout
-    condition = dynamics.condition(actions, untold)
     if dynamics.masking == "anchored":
         hidden = anchored_mask(
             (batch, frames, patches), min_ratio=dynamics.mask_ratio, generator=generator, device=tokens.device

@@ -25,6 +25,13 @@ class Past(NamedTuple):
     frames: int
     blocks: tuple[KeysAndValues, ...]
 
+    def tiled(self, times: int) -> "Past":
+        """That of all clips so many times, one after the other."""
+        if times == 1:
+            return self
+        parts = [[part.repeat(times, *[1] * (part.ndim - 1)) for part in block] for block in self.blocks]
+        return Past(self.frames, tuple(KeysAndValues(*block) for block in parts))
+
 
 class SpaceTimeTransformer(nn.Module):
     """`num_blocks` times spatial and temporal attention and feed-forward (Genie, arXiv 2402.15391, section 2).

@@ -219,7 +219,7 @@ def _check_decoding(decoding: Any, dynamics: Dynamics) -> None:
     """Those of logs from before there was a choice have none."""
     if not isinstance(decoding, dict) or not set(decoding) <= CHECKS.keys() - set(OF_DECODING):
         raise ValueError("its decoding is none")
-    dynamics.check_decoding(dynamics.decoding.changed(**decoding))
+    dynamics.decoding.changed(**decoding)
 
 
 def _check_place(place: Any) -> None:
