@@ -2,6 +2,8 @@
 
 import json
 import struct
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -85,3 +87,18 @@ def joined(url: str, *, resume: str = "", slow: bool = False, **options: Any) ->
     address = url.replace("http", "ws", 1) + "/play" + (f"?resume={resume}" if resume else "")
     with connect(address, **options) as socket:
         yield Client(socket, slow=slow)
+
+
+def post(url: str, content: bytes, **headers: str) -> tuple[int, Any]:
+    request = urllib.request.Request(url, data=content, headers=headers, method="POST")
+    return fetched(request)
+
+
+def fetched(request: str | urllib.request.Request) -> tuple[int, Any]:
+    """Status and content, JSON decoded."""
+    try:
+        with urllib.request.urlopen(request) as answer:
+            content, status = answer.read(), answer.status
+    except urllib.error.HTTPError as error:
+        content, status = error.read(), error.code
+    return status, json.loads(content) if content.startswith(b"{") else content

@@ -1,7 +1,6 @@
 """The server as its players see it, over real sockets."""
 
 import json
-import socket
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -17,37 +16,14 @@ from PIL import Image
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from tinyworlds.media import save_mp4
 from tinyworlds.play import loop, server
 from tinyworlds.play.engine import Engine, Result
 from tinyworlds.play.protocol import BURST, Kind
 from tinyworlds.play.recording import frames_digest, read_log, replay
 from tinyworlds.play.session import Request
 
-from .client import joined
+from .client import fetched, joined, post
 from .conftest import serving
-
-
-def post(url: str, content: bytes, **headers: str) -> tuple[int, Any]:
-    request = urllib.request.Request(url, data=content, headers=headers, method="POST")
-    return fetched(request)
-
-
-def fetched(request: str | urllib.request.Request) -> tuple[int, Any]:
-    """Status and content, JSON decoded."""
-    try:
-        with urllib.request.urlopen(request) as answer:
-            content, status = answer.read(), answer.status
-    except urllib.error.HTTPError as error:
-        content, status = error.read(), error.code
-    return status, json.loads(content) if content.startswith(b"{") else content
-
-
-def png(height: int, width: int) -> bytes:
-    buffer = BytesIO()
-    noise = np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def test_a_player_is_greeted_and_shown_the_scene_and_then_what_follows(player):
@@ -247,49 +223,6 @@ def test_pages_of_other_servers_are_refused(served):
         assert post(f"{served}/scene?key=x", b"", **headers)[0] == 403
     with joined(served, additional_headers={"Origin": served}) as player:
         player.frames(1)
-
-
-def test_a_picture_or_a_film_becomes_a_scene(served, player, tmp_path):
-    key = player.hello["key"]
-    save_mp4(tmp_path / "film.mp4", np.random.default_rng(0).integers(0, 256, (9, 32, 48, 3), np.uint8), 15)
-    player.pause()
-    for number, content in enumerate((png(40, 40), (tmp_path / "film.mp4").read_bytes()), start=3):
-        assert post(f"{served}/scene?key={key}", content) == (200, {"scene": number})
-        assert fetched(f"{served}/scenes/{number}.png?key={key}")[0] == 200
-        player.reset(number)
-        player.steps(1)
-    assert fetched(f"{served}/scenes/3.png")[0] == 404, "it is that player's alone"
-
-
-@pytest.mark.parametrize("content", [b"", b"garbage", b"\x89PNG\r\n\x1a\n garbage", b"#EXTM3U\nfile:///etc/passwd\n"])
-def test_what_is_no_picture_is_refused(served, player, content):
-    status, answer = post(f"{served}/scene?key={player.hello['key']}", content)
-    assert status == 400
-    assert set(answer) == {"error"}
-    player.frames(1)
-
-
-def test_uploads_are_bounded_and_need_a_game(served, player, monkeypatch):
-    assert post(f"{served}/scene", png(8, 8))[0] == 403
-    status, answer = post(f"{served}/scene?key={player.hello['key']}", bytes(17 * 10**6))
-    assert (status, answer) == (413, {"error": "a scene has at most 16 MB"})
-    for _ in range(8):
-        assert post(f"{served}/scene?key={player.hello['key']}", png(8, 8))[0] == 200
-    answer = post(f"{served}/scene?key={player.hello['key']}", b"garbage")[1]
-    assert "at most 8" in answer["error"], "said before anything is decoded"
-
-
-def test_a_player_uploads_one_scene_at_a_time(served, player):
-    path, content = f"/scene?key={player.hello['key']}", png(8, 8)
-    address = urllib.parse.urlsplit(served)
-    with socket.create_connection((address.hostname, address.port), timeout=10) as slow:
-        head = f"POST {path} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: {len(content)}\r\n"
-        slow.sendall(f"{head}Expect: 100-continue\r\n\r\n".encode())
-        assert b"100 Continue" in slow.recv(1000)
-        assert post(served + path, content)[0] == 409
-        slow.sendall(content)
-        assert b"200 OK" in slow.recv(1000)
-    assert post(served + path, content) == (200, {"scene": 4})
 
 
 def test_what_was_recorded_beside_another_player_is_replayed_to_the_same_frames(served, player, opening, tmp_path):
