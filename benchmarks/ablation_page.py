@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from benchmarks import measure
 from benchmarks.ablation_results import SETTING, Entry
-from benchmarks.ablation_trials import COMMON, DECODING, NEEDED
+from benchmarks.ablation_trials import COMMON, DECODING, NEEDED, TRAINERS
 from tinyworlds.models import ActionTokenizer, Dynamics, VideoTokenizer
 from tinyworlds.plots import save_plot
 
@@ -196,7 +196,8 @@ def by_hand(group: Compared) -> str:
         command = f"python -m tinyworlds.evaluate -m dataset={games} runs_dir={runs} {decoding}"
     else:
         runs = " 'runs_dir=runs/seed${seed}'" if group.stage in NEEDED else ""
-        chosen = [*COMMON, f"trainer.max_steps={trial['steps']}", *options]
+        device = trial[SETTING].get("device", "cpu")
+        chosen = [*TRAINERS[device], *COMMON, f"trainer.max_steps={trial['steps']}", *options]
         command = (
             f"python train.py -m stage={group.stage} data={games} seed={','.join(map(str, seeds))}{runs} "
             f"{' '.join(chosen)}"

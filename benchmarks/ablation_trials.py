@@ -9,16 +9,20 @@ from omegaconf import DictConfig, OmegaConf
 
 from benchmarks.stages import compose_train
 from tinyworlds.checkpoints import load_stage, newest
-from tinyworlds.data.settings import check_flag, check_number, check_whole
+from tinyworlds.data.settings import check_device, check_number, check_whole
 from tinyworlds.models import STAGES, ActionTokenizer, Dynamics, VideoTokenizer
 from tinyworlds.runs import flat
 
+TIMINGS = "timings"
+"""With ``measure=timings`` only how long steps take is measured."""
 DECODING = "decoding"
 """Beside the stages: other ways to decode, tried on finished dynamics."""
 NEEDED = {Dynamics.name: (VideoTokenizer.name, ActionTokenizer.name), DECODING: (Dynamics.name,)}
 """The finished stages that are built on."""
-COMMON = ("trainer=cpu", "data.num_workers=0", "validations=1")
+COMMON = ("data.num_workers=0", "validations=1")
 """Options of `train.py` for all: one process, which reads its clips itself and validates at the end alone."""
+TRAINERS = {"cpu": ("trainer=cpu",), "cuda": ("trainer=gpu", "trainer.precision=32")}
+"""Options of `train.py` for each device, with the same precision but for TF32."""
 LEARNED_WITH = (
     "stage",
     "optimizer",
@@ -59,7 +63,11 @@ def check(config: DictConfig) -> None:
     Raises:
         ValueError: an option of conf/ablations.yaml is impossible.
     """
-    check_flag("measure", config.measure)
+    if not isinstance(config.measure, bool) and config.measure != TIMINGS:
+        raise ValueError(f"measure={config.measure} must be true, false or {TIMINGS}")
+    if config.device not in TRAINERS:
+        raise ValueError(f"device={config.device}: must be {' or '.join(TRAINERS)}")
+    check_device(config.device)
     check_number("seconds", config.seconds, at_least=0.1)
     check_number("timing", config.timing, at_least=0)
     check_whole("clips", config.clips, at_least=1)
@@ -100,7 +108,7 @@ def changes(config: DictConfig, trial: Trial) -> list[str]:
     return [*config.options, *config.variants[trial.stage][trial.variant]]
 
 
-def training_options(config: DictConfig, trial: Trial, runs_dir: str | Path) -> list[str]:
+def training_options(config: DictConfig, trial: Trial, runs_dir: str | Path, *, device: str) -> list[str]:
     """The options of `train.py` that train it, but for the number of steps."""
     return [
         f"stage={trial.learner}",
@@ -109,6 +117,7 @@ def training_options(config: DictConfig, trial: Trial, runs_dir: str | Path) -> 
         f"data_dir='{config.data_dir}'",
         f"runs_dir='{runs_dir}'",
         *(f"{name}='{path}'" for name, path in built_on(config, trial).items()),
+        *TRAINERS[device],
         *COMMON,
         *changes(config, trial),
     ]
@@ -127,6 +136,8 @@ def built_on(config: DictConfig, trial: Trial) -> dict[str, Path]:
 def setting(config: DictConfig, trial: Trial) -> dict[str, Any]:
     """All that a trial is measured with and that may be another one day, as it goes into the results."""
     found = steps_setting(config, trial)
+    if config.device != "cpu":
+        found["device"] = config.device
     if trial.stage in NEEDED:
         found["upon"] = {name: _weights(path, name) for name, path in built_on(config, trial).items()}
         found["clips"] = config.clips

@@ -2,8 +2,8 @@
 
 Only the stage that a switch concerns is trained, by `train.py` in a process of its own with one thread, for as many
 steps as take the same processor time for every variant. How many that is, is found by timing steps of the variant, so
-that its learning-rate schedule ends with the budget. The other stages are the laptop's, and decodings are tried on its
-dynamics. The tables, and how to read them: docs/ablations.md.
+that its learning-rate schedule ends with the budget. With ``device=cuda`` a GPU takes these steps. The other stages are
+the laptop's, and decodings are tried on its dynamics. The tables, and how to read them: docs/ablations.md.
 """
 
 import os
@@ -24,6 +24,7 @@ from benchmarks import ablation_page, ablation_results, measure
 from benchmarks.ablation_results import SETTING, Entry
 from benchmarks.ablation_trials import (
     DECODING,
+    TIMINGS,
     Trial,
     built_on,
     changes,
@@ -37,6 +38,7 @@ from benchmarks.ablation_trials import (
 from benchmarks.cpu_clock import FILE
 from tinyworlds.checkpoints import load_stage, newest
 from tinyworlds.command import CONF, command
+from tinyworlds.devices import allow_tf32
 from tinyworlds.evaluate import evaluate, find_truth, hardware, put_actions, put_tokens
 from tinyworlds.json_files import read_object
 from tinyworlds.models import STAGES, ActionTokenizer, Dynamics, Stage, VideoTokenizer
@@ -59,6 +61,7 @@ CPU = torch.device("cpu")
 def main(config: DictConfig) -> None:
     """Measure what is lacking, one after the other, and write the page."""
     check(config)
+    allow_tf32(config.device)
     page, results = Path(config.page), Path(config.results)
     variants = {stage: list(named) for stage, named in config.variants.items()}
     failed: list[str] = []
@@ -91,6 +94,9 @@ def measure_lacking(config: DictConfig, results: Path) -> list[str]:
                 continue
             print(f"{number}/{len(trials)}: {trial}", flush=True)
             try:
+                if config.measure == TIMINGS:
+                    steps_of(config, trial, results)
+                    continue
                 ablation_results.add(results, "trials", {**wanted, **measured(config, trial, results)})
             except UntrainedError as error:  # the others may do better
                 print(f"error: {error}", file=sys.stderr, flush=True)
@@ -105,17 +111,20 @@ def runs_of(config: DictConfig, trial: Trial) -> Path:
 
 def measured(config: DictConfig, trial: Trial, results: Path) -> Entry:
     """Train and score; what went into it and came out."""
-    found: Entry = {"commit": measure.commit(), "hardware": hardware(CPU)}
+    found: Entry = {"commit": measure.commit(), "hardware": hardware(torch.device(config.device))}
     if trial.stage == DECODING:
         checkpoint = built_on(config, trial)[Dynamics.name]
     else:
         steps = steps_of(config, trial, results)
-        failure = train(config, trial, runs_of(config, trial), f"trainer.max_steps={steps}")
+        options = (f"trainer.max_steps={steps}",)
+        failure = train(config, trial, runs_of(config, trial), *options, device=config.device)
         if failure is not None:
             return {**found, "steps": steps, "failed": failure, "metrics": {}}
         checkpoint = newest(runs_of(config, trial), trial.game, trial.stage)
-        found |= {"steps": steps, "cpu_seconds": round(clocked(checkpoint)["seconds"], 1)}
-    stage = load_stage(checkpoint, STAGES[trial.learner])
+        found["steps"] = steps
+        if config.device == CPU.type:
+            found["cpu_seconds"] = round(clocked(checkpoint)["seconds"], 1)
+    stage = load_stage(checkpoint, STAGES[trial.learner]).to(config.device)
     scores = scored(config, trial, stage).values.items()
     return {
         **found,
@@ -130,23 +139,29 @@ def rounded(value: Any) -> Any:
 
 
 def steps_of(config: DictConfig, trial: Trial, results: Path) -> int:
-    """How many steps of training fit into the seconds of a trial, on this machine.
+    """How many steps of training fit into the seconds of a trial, on one thread of a CPU.
 
     They are timed the first time that a variant is trained with these options, and other seeds and games, which take
     as long, get as many.
+
+    Raises:
+        UntrainedError: they were to be timed on another CPU than this one, and have not been.
     """
-    kind = {"stage": trial.stage, "variant": trial.variant, "hardware": hardware(CPU)}
+    own = hardware(CPU)
+    kind = {"stage": trial.stage, "variant": trial.variant, "hardware": config.timed_on or own}
     wanted = {**kind, SETTING: steps_setting(config, trial)}
     folder = Path(config.runs_dir, trial.variant)
     with ablation_results.alone_in(folder), tempfile.TemporaryDirectory(dir=folder) as aside:
         timing = ablation_results.find(results, "timings", wanted)
+        if timing is None and kind["hardware"] != own:
+            raise UntrainedError(f"{trial}: {results} has no timing of it on {config.timed_on}")
         if timing is None:
             short = (
                 f"trainer.max_steps={MANY}",
                 "trainer.limit_val_batches=1",
                 f"+callbacks.clock.enough={config.timing}",
             )
-            if failure := train(config, trial, Path(aside), *short):
+            if failure := train(config, trial, Path(aside), *short, device=CPU.type):
                 raise UntrainedError(f"{trial}: {failure} while its steps were timed")
             clock = clocked(newest(aside, trial.game, trial.stage))
             timing = {**wanted, "seconds_per_step": rounded(clock["seconds_per_step"]), "commit": measure.commit()}
@@ -155,13 +170,13 @@ def steps_of(config: DictConfig, trial: Trial, results: Path) -> int:
     return max(int(trial.seconds / timing["seconds_per_step"]), 1)
 
 
-def train(config: DictConfig, trial: Trial, runs_dir: Path, *more: str) -> str | None:
+def train(config: DictConfig, trial: Trial, runs_dir: Path, *more: str, device: str) -> str | None:
     """Train the stage of a trial in a process of its own, with one thread; what is wrong where it diverged.
 
     Raises:
         UntrainedError: for another reason.
     """
-    options = [*training_options(config, trial, runs_dir), CLOCK, *more]
+    options = [*training_options(config, trial, runs_dir, device=device), CLOCK, *more]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(CONF.parent / "train.py"), *options]
     done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, check=False)
@@ -181,7 +196,7 @@ def clocked(checkpoint: Path) -> dict[str, Any]:
 def scored(config: DictConfig, trial: Trial, stage: Stage) -> Scores:
     """Measure a trained stage on held-out frames of its game, as `tinyworlds.evaluate` does a world."""
     if isinstance(stage, Dynamics):
-        world = World(stage, seed=SEED, **decoding_of(config, trial))
+        world = World(stage, seed=SEED, device=config.device, **decoding_of(config, trial))
         return evaluate(world, held_out(stage, store=None), clips=config.clips, seed=SEED).scores
     length = composed(("stage=dynamics", *config.options)).data.clip_length
     if isinstance(stage, VideoTokenizer):

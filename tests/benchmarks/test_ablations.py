@@ -120,6 +120,22 @@ def test_every_stage_is_trained_measured_and_shown_once(call, game, entry_point,
 
 
 @pytest.mark.slow
+def test_steps_are_as_many_as_the_cpu_of_the_timings_has_time_for(call, game, entry_point, capsys):
+    stage = ("stages=[video_tokenizer]", "only=[laptop]", "seconds=1")
+    options = (*stage, 'options=["data.path=square.h5","size=tiny","data.batch_size=4"]')
+    found = call(*options, "measure=timings", "timing=1")
+    (timing,) = found["timings"]
+    assert found["trials"] == []
+    another = {**timing, "hardware": "a slow one", "seconds_per_step": 0.34}
+    ablation_results.add(Path("kept.json"), "timings", another)
+    (trial,) = call(*options, "timed_on=a slow one")["trials"]
+    assert trial["steps"] == 2
+    with pytest.raises(SystemExit):
+        call(*options, "timed_on=none", "results=other.json")
+    assert "other.json has no timing of it on none" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_processes_at_once_share_the_work(call, finished, capfd):
     only = "only=[laptop,taken,steps_1,likeliest,halton]"
     children = [start(lambda: call("stages=[decoding]", only)) for _ in range(2)]
@@ -170,7 +186,8 @@ def test_divergence_is_told_from_other_mistakes(entry_point, small_store, capfd)
     [
         ("seconds=0", "seconds=0: must be a number of at least 0.1"),
         ("clips=0", "clips=0: must be a whole number"),
-        ("measure=1", "measure=1 must be true or false"),
+        ("measure=1", "measure=1 must be true, false or timings"),
+        ("device=tpu", "device=tpu: must be cpu or cuda"),
         ("games=pong", "games=pong: give a list, as games=[…]"),
         ("only=[foo]", "only: foo is no variant of"),
         ("stages=[foo]", "stages: foo is none of video_tokenizer, action_tokenizer, dynamics, decoding"),
