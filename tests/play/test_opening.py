@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from dataclasses import asdict
 
 import numpy as np
@@ -101,3 +103,14 @@ def test_idle_is_what_means_nothing_or_else_what_is_commonest(opening):
 
 def test_one_thread_is_enough_for_one_core():
     assert 1 <= default_threads() <= 4
+
+
+def test_only_the_browser_needs_a_web_server():
+    said = {}
+    for mode in ("rollout", "browser"):
+        arguments = ["play.py", f"mode={mode}", "runs_dir=none", "worlds_dir=none"]
+        without = f"import runpy, sys; sys.modules['starlette'] = None; sys.argv = {arguments}"
+        command = [sys.executable, "-c", f"{without}; runpy.run_path('play.py', run_name='__main__')"]
+        said[mode] = subprocess.run(command, cwd=CONF.parent, capture_output=True, text=True).stderr
+    assert said["rollout"].startswith("error: no finished dynamics of data=atari_pong in none/")
+    assert said["browser"].startswith("error: mode=browser needs starlette: install it with")

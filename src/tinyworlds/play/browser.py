@@ -9,7 +9,6 @@ import webbrowser
 from omegaconf import DictConfig
 
 from tinyworlds.data.settings import check_whole
-from tinyworlds.play.guard import LOCAL
 from tinyworlds.play.opening import open_to_play
 from tinyworlds.play.recording import MAX_BATCH
 
@@ -23,6 +22,7 @@ def play(config: DictConfig) -> None:
     if config.max_players > MAX_BATCH:
         raise ValueError(f"max_players={config.max_players}: at most {MAX_BATCH} can share a step")
     try:
+        from tinyworlds.play.guard import LOCAL
         from tinyworlds.play.server import Server, web_server
     except ImportError as error:
         if error.name not in ("uvicorn", "starlette", "websockets"):
