@@ -25,9 +25,10 @@ def play(config: DictConfig) -> None:
         from tinyworlds.play.guard import LOCAL
         from tinyworlds.play.server import Server, web_server
     except ImportError as error:
-        if error.name not in ("uvicorn", "starlette", "websockets"):
+        package = (error.name or "").partition(".")[0]
+        if package not in ("uvicorn", "starlette", "websockets"):
             raise
-        raise ValueError(MISSING.format(error.name)) from None
+        raise ValueError(MISSING.format(package)) from None
     with listen(config.host, config.port) as listening:
         server = Server(open_to_play(config), max_players=config.max_players, local=config.host in LOCAL)
         web = web_server(server)
