@@ -116,6 +116,7 @@ def action_tokenizer() -> ActionTokenizer:
         variance_weight=0,
         variance_target=0,
         moving_weight=0,
+        unscored=0,
     )
     return roughened(tokenizer).eval()
 

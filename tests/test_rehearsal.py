@@ -50,6 +50,7 @@ def built(
         usage_weight=0,
         variance_weight=1,
         variance_target=1,
+        unscored=0,
     )
     if name != "dynamics":
         return {"video_tokenizer": video, "action_tokenizer": action}[name]()

@@ -56,6 +56,17 @@ def test_an_action_per_transition_that_depends_on_no_later_frame(tokenizer, fram
     assert not torch.equal(latents[:, 2], changed[:, 2])
 
 
+def test_transitions_that_are_not_scored_leave_the_others_as_they_count(action_tokenizer, frames):
+    def loss(clips: torch.Tensor, unscored: int) -> float:
+        tokenizer = ActionTokenizer(**{**action_tokenizer.hparams, "usage_weight": 0, "unscored": unscored}).eval()
+        tokenizer.load_state_dict(action_tokenizer.state_dict())
+        return float(tokenizer.training_step(clips, 0).detach())
+
+    first, all_four = loss(frames[:, :2], 0), loss(frames, 0)
+    assert loss(frames, 1) == pytest.approx((4 * all_four - first) / 3, rel=1e-5)
+    assert first != pytest.approx(all_four, rel=0.01)
+
+
 @pytest.mark.parametrize("positions", ["sincos", "rope", "alibi"])
 @pytest.mark.parametrize("changed", range(5))
 def test_under_window_attention_a_transition_depends_on_its_two_frames_alone(frames, changed, positions):

@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from einops import rearrange, reduce
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64, Shaped, UInt8
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
@@ -37,13 +37,18 @@ class ActionTokenizer(Stage):
     proportion to the prediction loss; `variance_weight` times what the latents' variance over the batch
     lacks to `variance_target`.
 
+    The first `unscored` transitions of each clip do not count. Of the very first the decoder has seen a single
+    frame, which does not show what moves by itself; a code that makes up for that is no action.
+
     `shrink` is the factor by which frames are averaged down first: motion is seen as well in small frames,
     and much faster. Predicted frames are as small.
 
-    Raises `ValueError` where `n_actions` is no power of `num_bins`, or `shrink` does not divide the frame.
+    Raises `ValueError` where `n_actions` is no power of `num_bins`, `shrink` does not divide the frame, or no
+    transition of a clip is left to count.
     """
 
     name = "action_tokenizer"
+    earlier: ClassVar[Mapping[str, Any]] = {"unscored": 0}
 
     def __init__(
         self,
@@ -60,11 +65,18 @@ class ActionTokenizer(Stage):
         variance_weight: float,
         variance_target: float,
         moving_weight: float,
+        unscored: int,
     ) -> None:
         latent_dim = latent_dim_of(n_actions, num_bins)
         super().__init__(frame_size=frame_size, dataset=dataset, codes=n_actions)
         self.save_hyperparameters()
         check_whole("data.clip_length", dataset["clip_length"], at_least=2)
+        check_whole("unscored", unscored, at_least=0)
+        if unscored > dataset["clip_length"] - 2:
+            raise ValueError(
+                f"unscored={unscored}: clips of data.clip_length={dataset['clip_length']} frames have no more "
+                "transitions than that, and one must count"
+            )
         weights = {
             "usage_weight": usage_weight,
             "variance_weight": variance_weight,
@@ -77,6 +89,7 @@ class ActionTokenizer(Stage):
         self.variance_weight = variance_weight
         self.variance_target = variance_target
         self.moving_weight = moving_weight
+        self.unscored = unscored
         self.shrink = shrink
         small = patch_grid(frame_size, shrink, option="shrink")
         self.encoder = build_encoder(encoder, frame_size=small, latent_dim=latent_dim)
@@ -161,7 +174,7 @@ class ActionTokenizer(Stage):
             total = total + self.variance_weight * flat
         self.log("train/loss", total, prog_bar=True)
         self.log("train/prediction_loss", loss)
-        self.log("train/psnr", psnr(predicted.detach(), small[:, 1:]))
+        self.log("train/psnr", psnr(*self._scored(predicted.detach(), small[:, 1:])))
         return total
 
     def validation_step(self, frames: Float[Tensor, "B T C H W"], batch_index: int) -> None:
@@ -171,9 +184,9 @@ class ActionTokenizer(Stage):
         loss, predicted = self._prediction_loss(small, codes)
         shuffled = self.decode(now, parallel.rolled(codes))
         self.log(METRIC, loss, prog_bar=True, sync_dist=True)
-        self.log_psnr("val/copy_psnr", self.copy_psnr, now, following)
-        self.log_psnr("val/shuffled_psnr", self.shuffled_psnr, shuffled, following)
-        self.log_image_quality(predicted, following)
+        self.log_psnr("val/copy_psnr", self.copy_psnr, *self._scored(now, following))
+        self.log_psnr("val/shuffled_psnr", self.shuffled_psnr, *self._scored(shuffled, following))
+        self.log_image_quality(*self._scored(predicted, following))
         self.code_usage.update(self.quantizer.indices(codes))
 
     def _prediction_loss(
@@ -181,7 +194,12 @@ class ActionTokenizer(Stage):
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "B T-1 C h w"]]:
         now, following = small[:, :-1], small[:, 1:]
         predicted = self.decode(now, codes)
-        return pixel_loss(predicted, following, moving(following, now), moving_weight=self.moving_weight), predicted
+        scored = self._scored(predicted, following, moving(following, now))
+        return pixel_loss(*scored, moving_weight=self.moving_weight), predicted
+
+    def _scored(self, *transitions: Shaped[Tensor, "B N ..."]) -> list[Shaped[Tensor, "B S ..."]]:
+        """Those that count."""
+        return [each[:, self.unscored :] for each in transitions]
 
     def on_validation_epoch_end(self) -> None:
         with self.code_usage.sync_context():
