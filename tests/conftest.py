@@ -117,8 +117,6 @@ def action_tokenizer() -> ActionTokenizer:
         variance_target=0,
         moving_weight=0,
         unscored=0,
-        persistence=0,
-        evenness=0,
     )
     return roughened(tokenizer).eval()
 

@@ -155,7 +155,7 @@ OTHER_VALUES = {
     },
     "action_tokenizer": {
         "n_actions": 4, "num_bins": 4, "shrink": 1, "latent_norm": False, "usage_weight": 3, "variance_weight": 7,
-        "moving_weight": 1, "unscored": 1, "persistence": 0.9, "evenness": 1,
+        "moving_weight": 1, "unscored": 1,
         "encoder.width": 8, "encoder.channels": 2, "encoder.reach": 3, "encoder.moments": False,
         "encoder.equalized": False,
         "decoder.width": 8, "encoder.qk_norm": True, "encoder.positions": "alibi", "decoder.qk_norm": True,

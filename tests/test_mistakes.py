@@ -70,8 +70,6 @@ MISTAKES = {
     f"{ACTION} stage.shrink=3": "stage.shrink=3 does not divide the frame size 16x16",
     f"{ACTION} stage.usage_weight=-1": "stage.usage_weight=-1: must be a number of at least 0",
     f"{ACTION} stage.unscored=9": "stage.unscored=9: clips of data.clip_length=4 frames have no more transitions",
-    f"{ACTION} stage.evenness=2": "stage.evenness=2: must be a number from 0 to 1",
-    f"{ACTION} stage.persistence=0.5 data.clip_length=2": "stage.persistence=0.5: a neighbouring transition needs",
     f"{ACTION} stage.encoder.reach=99": "stage.encoder.reach=99 must be from 1 to",
     # How they are optimized.
     f"{VIDEO} optimizer.lr=0": "optimizer.lr=0 must be a finite number above 0",

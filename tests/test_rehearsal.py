@@ -51,8 +51,6 @@ def built(
         variance_weight=1,
         variance_target=1,
         unscored=0,
-        persistence=0,
-        evenness=0,
     )
     if name != "dynamics":
         return {"video_tokenizer": video, "action_tokenizer": action}[name]()

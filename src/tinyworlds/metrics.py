@@ -33,23 +33,12 @@ def pixel_loss(
     *,
     moving_weight: float,
 ) -> Float[Tensor, ""]:
-    """`pixel_error` over the batch of all ranks."""
-    return parallel.mean(pixel_error(predicted, target, moved, moving_weight=moving_weight))
-
-
-def pixel_error(
-    predicted: Float[Tensor, "*batch C H W"],
-    target: Float[Tensor, "*batch C H W"],
-    moved: Bool[Tensor, "*batch 1 H W"],
-    *,
-    moving_weight: float,
-) -> Float[Tensor, "*batch C H W"]:
-    """Smooth L1 of each pixel; one that moved counts ``1 + moving_weight`` times.
+    """Smooth L1 over the batch of all ranks, in which a pixel that moved counts ``1 + moving_weight`` times.
 
     Squared error forgets what is one pixel large; in a film that is mostly what moves.
     """
     error = F.smooth_l1_loss(predicted, target, reduction="none")
-    return error * (1 + moving_weight * moved)
+    return parallel.mean(error * (1 + moving_weight * moved))
 
 
 def psnr(

@@ -4,7 +4,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
 
 from tinyworlds.models import ActionTokenizer
 from tinyworlds.models.action_tokenizer import code_entropy, latent_dim_of
@@ -66,45 +65,6 @@ def test_transitions_that_are_not_scored_leave_the_others_as_they_count(action_t
     first, all_four = loss(frames[:, :2], 0), loss(frames, 0)
     assert loss(frames, 1) == pytest.approx((4 * all_four - first) / 3, rel=1e-5)
     assert first != pytest.approx(all_four, rel=0.01)
-
-
-@pytest.mark.parametrize("persistence", [0, 1])
-def test_with_persistence_a_transition_is_decoded_with_its_neighbours_action(action_tokenizer, frames, persistence):
-    action_tokenizer.persistence = persistence
-    clips = frames[:, :3]
-    others = torch.cat([clips[:, :2], clips[:, 2:].flip(-1)], dim=1)
-
-    def predicted(clips: torch.Tensor) -> torch.Tensor:
-        return action_tokenizer.decode(clips[:, :-1], action_tokenizer._held(action_tokenizer.encode(clips)))
-
-    last, first = ([predicted(x)[:, at] for x in (clips, others)] for at in (1, 0))
-    assert torch.equal(*last) == bool(persistence)
-    assert torch.equal(*first) != bool(persistence)
-
-
-class Knowing(nn.Module):
-    """A decoder that knows what follows in one clip of all, and expects nothing of the others."""
-
-    def __init__(self, following: torch.Tensor, clip: int) -> None:
-        super().__init__()
-        self.following, self.clip = following, clip
-
-    def forward(self, frames: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-        known = torch.arange(len(frames)) == self.clip
-        return torch.where(known.view(-1, 1, 1, 1, 1), self.following, frames)
-
-
-@pytest.mark.parametrize(("evenness", "ratio"), [(0, 64), (0.5, 8), (1, 1)])
-def test_evenness_weighs_small_changes_up(action_tokenizer, evenness, ratio):
-    """A change of 8x8 pixels is worth 64 of one pixel, or as much, or between."""
-    clips = torch.zeros(2, 2, 3, 16, 24)
-    clips[0, 1, :, 4:12, 4:12] = clips[1, 1, :, 8, 8] = 0.1
-    action_tokenizer.evenness = evenness
-    lost = []
-    for untold in (0, 1):
-        action_tokenizer.decoder = Knowing(clips[:, 1:], 1 - untold)
-        lost.append(float(action_tokenizer._prediction_loss(clips, torch.zeros(2, 1, 2))[0]))
-    assert ratio / 2 < lost[0] / lost[1] < ratio * 4
 
 
 @pytest.mark.parametrize("positions", ["sincos", "rope", "alibi"])

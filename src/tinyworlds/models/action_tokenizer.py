@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -16,7 +15,7 @@ from tinyworlds import parallel
 from tinyworlds.data.clips import normalize
 from tinyworlds.data.settings import check_number, check_types, check_whole
 from tinyworlds.media import grid
-from tinyworlds.metrics import moving, pixel_error, psnr
+from tinyworlds.metrics import moving, pixel_loss, psnr
 from tinyworlds.models.stage import METRIC, Stage, as_pictures, validation_psnr
 from tinyworlds.nn.action_codecs import DECODERS, ENCODERS, build_decoder, build_encoder
 from tinyworlds.nn.choices import completed
@@ -24,9 +23,6 @@ from tinyworlds.nn.fsq import FSQ
 from tinyworlds.nn.norms import LatentNorm
 from tinyworlds.nn.patches import patch_grid
 
-STILL = 0.05
-"""Of the mean change, what every transition has besides: one in which nothing changes is not all that counts."""
-EPSILON = 1e-12
 UNUSED = 1e-3
 """Share of the transitions that every action is given besides, where the entropy of actions is learned."""
 
@@ -44,21 +40,15 @@ class ActionTokenizer(Stage):
     The first `unscored` transitions of each clip do not count. Of the very first the decoder has seen a single
     frame, which does not show what moves by itself; a code that makes up for that is no action.
 
-    Buttons are held: in the share `persistence` of the transitions the decoder is given the code of the neighbouring
-    one (that before, for a clip's first the next), so that what lasts is worth coding and what happens once is not.
-
-    A transition counts by how much changes in it to the power of ``1 - evenness``: at 0 a turn of the camera outweighs
-    a step, at 1 what matters of each is the share of its change that is told.
-
     `shrink` is the factor by which frames are averaged down first: motion is seen as well in small frames,
     and much faster. Predicted frames are as small.
 
-    Raises `ValueError` where `n_actions` is no power of `num_bins`, `shrink` does not divide the frame, no
-    transition of a clip is left to count, or has a neighbour where there is `persistence`.
+    Raises `ValueError` where `n_actions` is no power of `num_bins`, `shrink` does not divide the frame, or no
+    transition of a clip is left to count.
     """
 
     name = "action_tokenizer"
-    earlier: ClassVar[Mapping[str, Any]] = {"unscored": 0, "persistence": 0, "evenness": 0}
+    earlier: ClassVar[Mapping[str, Any]] = {"unscored": 0}
 
     def __init__(
         self,
@@ -76,8 +66,6 @@ class ActionTokenizer(Stage):
         variance_target: float,
         moving_weight: float,
         unscored: int,
-        persistence: float,
-        evenness: float,
     ) -> None:
         latent_dim = latent_dim_of(n_actions, num_bins)
         super().__init__(frame_size=frame_size, dataset=dataset, codes=n_actions)
@@ -89,10 +77,6 @@ class ActionTokenizer(Stage):
                 f"unscored={unscored}: clips of data.clip_length={dataset['clip_length']} frames have no more "
                 "transitions than that, and one must count"
             )
-        for name, share in {"persistence": persistence, "evenness": evenness}.items():
-            check_number(name, share, at_least=0, at_most=1)
-        if persistence and dataset["clip_length"] < 3:
-            raise ValueError(f"persistence={persistence}: a neighbouring transition needs data.clip_length=3 or more")
         weights = {
             "usage_weight": usage_weight,
             "variance_weight": variance_weight,
@@ -106,8 +90,6 @@ class ActionTokenizer(Stage):
         self.variance_target = variance_target
         self.moving_weight = moving_weight
         self.unscored = unscored
-        self.persistence = persistence
-        self.evenness = evenness
         self.shrink = shrink
         small = patch_grid(frame_size, shrink, option="shrink")
         self.encoder = build_encoder(encoder, frame_size=small, latent_dim=latent_dim)
@@ -182,7 +164,7 @@ class ActionTokenizer(Stage):
         small = self.shrunk(frames)
         latents = self.latents(small)
         codes = self.quantizer(latents)
-        loss, predicted = self._prediction_loss(small, self._held(codes))
+        loss, predicted = self._prediction_loss(small, codes)
         total = loss
         if self.usage_weight:
             unused = math.log(self.n_actions) - code_entropy(latents, self.quantizer)
@@ -210,23 +192,10 @@ class ActionTokenizer(Stage):
     def _prediction_loss(
         self, small: Float[Tensor, "B T C h w"], codes: Float[Tensor, "B T-1 A"]
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "B T-1 C h w"]]:
-        predicted = self.decode(small[:, :-1], codes)
-        before, told, true = self._scored(small[:, :-1], predicted, small[:, 1:])
-        error = partial(pixel_error, target=true, moved=moving(true, before), moving_weight=self.moving_weight)
-        loss = error(told)
-        if self.evenness:
-            change = reduce(error(before), "b n c h w -> b n 1 1 1", "mean")
-            counts = (change + STILL * parallel.mean(change)).clamp_min(EPSILON) ** -self.evenness
-            loss = loss * counts / parallel.mean(counts)
-        return parallel.mean(loss), predicted
-
-    def _held(self, codes: Float[Tensor, "B N A"]) -> Float[Tensor, "B N A"]:
-        """The code that each transition is decoded with."""
-        if not self.persistence:
-            return codes
-        neighbours = torch.cat([codes[:, 1:2], codes[:, :-1]], dim=1)
-        lent = parallel.rand(codes.shape[:2], device=codes.device) < self.persistence
-        return torch.where(lent.unsqueeze(-1), neighbours, codes)
+        now, following = small[:, :-1], small[:, 1:]
+        predicted = self.decode(now, codes)
+        scored = self._scored(predicted, following, moving(following, now))
+        return pixel_loss(*scored, moving_weight=self.moving_weight), predicted
 
     def _scored(self, *transitions: Shaped[Tensor, "B N ..."]) -> list[Shaped[Tensor, "B S ..."]]:
         """Those that count."""
