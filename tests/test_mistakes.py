@@ -69,7 +69,7 @@ MISTAKES = {
     f"{ACTION} stage.n_actions=3": "stage.n_actions=3 is no power of num_bins=2",
     f"{ACTION} stage.shrink=3": "stage.shrink=3 does not divide the frame size 16x16",
     f"{ACTION} stage.usage_weight=-1": "stage.usage_weight=-1: must be a number of at least 0",
-    f"{ACTION} stage.unscored=9": "stage.unscored=9: clips of data.clip_length=4 frames have no more transitions",
+    f"{ACTION} stage.unscored=9": "stage.unscored=9: clips of data.clip_length=3 frames have no more transitions",
     f"{ACTION} stage.encoder.reach=99": "stage.encoder.reach=99 must be from 1 to",
     # How they are optimized.
     f"{VIDEO} optimizer.lr=0": "optimizer.lr=0 must be a finite number above 0",
