@@ -117,6 +117,8 @@ def action_tokenizer() -> ActionTokenizer:
         variance_target=0,
         moving_weight=0,
         unscored=0,
+        members=1,
+        codes=None,
     )
     return roughened(tokenizer).eval()
 

@@ -51,6 +51,8 @@ def built(
         variance_weight=1,
         variance_target=1,
         unscored=0,
+        members=1,
+        codes=None,
     )
     if name != "dynamics":
         return {"video_tokenizer": video, "action_tokenizer": action}[name]()

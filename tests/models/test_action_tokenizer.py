@@ -1,14 +1,11 @@
-import math
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyworlds.models import ActionTokenizer
-from tinyworlds.models.action_tokenizer import code_entropy, latent_dim_of
+from tinyworlds.models.action_tokenizer import latent_dim_of
 from tinyworlds.nn.action_codecs import MeanConcatEncoder, WindowAttentionEncoder
-from tinyworlds.nn.fsq import FSQ
 
 from ..conftest import roughened
 
@@ -129,20 +126,6 @@ def test_shrunk_frames_are_averages(action_tokenizer, frames):
     torch.testing.assert_close(half.shrunk(wide)[0, 0, 1, 3, 5], wide[0, 0, 1, 6:8, 10:12].mean())
 
 
-@given(codes=st.lists(st.integers(0, 8), min_size=1, max_size=30))
-def test_the_entropy_of_codes_is_that_of_their_histogram(codes):
-    fsq = FSQ(latent_dim=2, num_bins=3)
-    latents = 3 * fsq.codes(torch.tensor([codes]))
-    share = [codes.count(code) / len(codes) for code in set(codes)]
-    assert code_entropy(latents, fsq) == pytest.approx(-sum(p * math.log(p) for p in share), abs=0.07)
-
-
-def test_entropy_pulls_codes_apart():
-    latents = torch.full((8, 1, 1), 0.3, requires_grad=True)
-    (-code_entropy(latents, FSQ(latent_dim=1, num_bins=2))).backward()
-    assert (latents.grad > 0).all()  # descent takes them below 0, to the unused code
-
-
 @given(latent_dim=st.integers(1, 6), num_bins=st.integers(2, 5))
 def test_the_latent_dimension_is_found_from_the_actions(latent_dim, num_bins):
     assert latent_dim_of(num_bins**latent_dim, num_bins) == latent_dim
@@ -152,3 +135,66 @@ def test_the_latent_dimension_is_found_from_the_actions(latent_dim, num_bins):
 def test_actions_that_are_no_power_of_the_bins_are_refused(n_actions, num_bins):
     with pytest.raises(ValueError, match=f"n_actions={n_actions} is no power of num_bins={num_bins}"):
         latent_dim_of(n_actions, num_bins)
+
+
+@pytest.fixture
+def committee(action_tokenizer) -> ActionTokenizer:
+    """Three members with eight codes each, and two actions."""
+    options = {"members": 3, "codes": 8, "n_actions": 2, "latent_norm": True, "usage_weight": 0}
+    return roughened(ActionTokenizer(**{**action_tokenizer.hparams, **options}))
+
+
+def test_members_learn_what_each_would_alone(committee, frames):
+    """Neither prediction nor gradient of one depends on the others: the loss is the mean of theirs."""
+    committee.training_step(frames, 0).backward()
+    for index in range(3):
+        options = {**committee.hparams, "members": 1, "codes": None, "n_actions": 8}
+        alone = ActionTokenizer(**options)
+        alone.encoder.load_state_dict(committee.encoder.members[index].state_dict())
+        alone.decoder.load_state_dict(committee.decoder.members[index].state_dict())
+        alone.training_step(frames, 0).backward()
+        for part in ("encoder", "decoder"):
+            own = getattr(committee, part).members[index]
+            for together, single in zip(own.parameters(), getattr(alone, part).parameters(), strict=True):
+                torch.testing.assert_close(3 * together.grad, single.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_an_action_of_a_committee_is_the_class_of_its_members_codes(committee, frames):
+    for _ in range(3):
+        committee.training_step(frames, 0)
+    committee.on_validation_start()
+    committee.eval()
+    actions = committee.tokenize(frames)
+    assert committee.n_actions == 2
+    assert int(actions.max()) < 2
+    combinations = committee.codebook.indices(committee.encode(frames))
+    assert torch.equal(actions, committee.agreement.class_of[combinations])
+    again = ActionTokenizer.from_hyperparameters(committee.hparams)
+    again.load_state_dict(committee.state_dict())
+    assert torch.equal(again.eval().tokenize(frames), actions)
+    typical = committee.codebook.indices(committee.typical_codes(torch.arange(2)))
+    counts = committee.agreement.counts
+    for action, combination in enumerate(typical):
+        own = counts[committee.agreement.class_of == action]
+        assert counts[combination] == own.max() or own.numel() == 0
+
+
+def test_one_member_is_the_action_tokenizer_of_before(action_tokenizer):
+    assert not [name for name in action_tokenizer.state_dict() if "agreement" in name or "members" in name]
+    earlier = {k: v for k, v in action_tokenizer.hparams.items() if k not in ("members", "codes")}
+    ActionTokenizer.from_hyperparameters(earlier).load_state_dict(action_tokenizer.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("options", "wrong"),
+    [
+        ({"members": 1, "codes": 8}, "codes=8: one member"),
+        ({"members": 3, "codes": 2}, "codes=2 are fewer than n_actions=4"),
+        ({"members": 3, "codes": 6}, "codes=6 is no power of num_bins=2"),
+        ({"members": 9, "codes": 8}, "combinations"),
+        ({"members": 0}, "members=0"),
+    ],
+)
+def test_members_that_cannot_agree_are_refused(action_tokenizer, options, wrong):
+    with pytest.raises(ValueError, match=wrong):
+        ActionTokenizer(**{**action_tokenizer.hparams, **options})

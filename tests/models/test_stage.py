@@ -32,7 +32,7 @@ action = ActionTokenizer(
     **known, n_actions=4, num_bins=2, shrink=1,
     encoder={"name": "motion", "width": 4, "channels": 2, "reach": 3, "moments": True, "equalized": True},
     decoder={"name": "motion", "width": 4}, latent_norm=False, usage_weight=0, variance_weight=0, variance_target=0,
-    moving_weight=0, unscored=0,
+    moving_weight=0, unscored=0, members=1, codes=None,
 )
 greedy = {"steps": 3, "schedule": "linear", "temperature": 0, **Decoding.earlier}
 dynamics = Dynamics(

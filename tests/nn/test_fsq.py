@@ -1,9 +1,11 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyworlds.nn.fsq import FSQ
+from tinyworlds.nn.fsq import FSQ, code_entropy
 
 
 @given(latent_dim=st.integers(1, 5), num_bins=st.integers(2, 5))
@@ -38,3 +40,17 @@ def test_gradients_pass_straight_through_the_rounding():
 def test_impossible_vocabularies_are_refused(latent_dim, num_bins):
     with pytest.raises(ValueError, match=f"latent_dim={latent_dim}"):
         FSQ(latent_dim=latent_dim, num_bins=num_bins)
+
+
+@given(codes=st.lists(st.integers(0, 8), min_size=1, max_size=30))
+def test_the_entropy_of_codes_is_that_of_their_histogram(codes):
+    fsq = FSQ(latent_dim=2, num_bins=3)
+    latents = 3 * fsq.codes(torch.tensor([codes]))
+    share = [codes.count(code) / len(codes) for code in set(codes)]
+    assert code_entropy(latents, fsq) == pytest.approx(-sum(p * math.log(p) for p in share), abs=0.07)
+
+
+def test_entropy_pulls_codes_apart():
+    latents = torch.full((8, 1, 1), 0.3, requires_grad=True)
+    (-code_entropy(latents, FSQ(latent_dim=1, num_bins=2))).backward()
+    assert (latents.grad > 0).all()  # descent takes them below 0, to the unused code

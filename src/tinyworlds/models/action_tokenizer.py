@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from einops import rearrange, reduce
+from einops import reduce
 from jaxtyping import Float, Int64, Shaped, UInt8
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
@@ -19,12 +19,10 @@ from tinyworlds.metrics import moving, pixel_loss, psnr
 from tinyworlds.models.stage import METRIC, Stage, as_pictures, validation_psnr
 from tinyworlds.nn.action_codecs import DECODERS, ENCODERS, build_decoder, build_encoder
 from tinyworlds.nn.choices import completed
-from tinyworlds.nn.fsq import FSQ
+from tinyworlds.nn.committee import Agreement, CommitteeDecoder, CommitteeEncoder, check_members
+from tinyworlds.nn.fsq import FSQ, code_entropy
 from tinyworlds.nn.norms import LatentNorm
 from tinyworlds.nn.patches import patch_grid
-
-UNUSED = 1e-3
-"""Share of the transitions that every action is given besides, where the entropy of actions is learned."""
 
 
 class ActionTokenizer(Stage):
@@ -43,12 +41,16 @@ class ActionTokenizer(Stage):
     `shrink` is the factor by which frames are averaged down first: motion is seen as well in small frames,
     and much faster. Predicted frames are as small.
 
-    Raises `ValueError` where `n_actions` is no power of `num_bins`, `shrink` does not divide the frame, or no
-    transition of a clip is left to count.
+    With `members` above 1 as many codecs learn side by side, each with `codes` codes of its own (None: as many as
+    actions), and the actions are the classes that these agree on (see `Agreement`). What is said of codes is then
+    said of each member's, and codes lie one after the other.
+
+    Raises `ValueError` where `n_actions` or `codes` is no power of `num_bins`, `shrink` does not divide the frame, no
+    transition of a clip is left to count, or the members' codes can't be put into so many classes.
     """
 
     name = "action_tokenizer"
-    earlier: ClassVar[Mapping[str, Any]] = {"unscored": 0}
+    earlier: ClassVar[Mapping[str, Any]] = {"unscored": 0, "members": 1, "codes": None}
 
     def __init__(
         self,
@@ -66,8 +68,12 @@ class ActionTokenizer(Stage):
         variance_target: float,
         moving_weight: float,
         unscored: int,
+        members: int,
+        codes: int | None,
     ) -> None:
-        latent_dim = latent_dim_of(n_actions, num_bins)
+        check_members(members, codes=codes, n_actions=n_actions)
+        codes = n_actions if codes is None else codes
+        latent_dim = latent_dim_of(codes, num_bins, option="n_actions" if codes == n_actions else "codes")
         super().__init__(frame_size=frame_size, dataset=dataset, codes=n_actions)
         self.save_hyperparameters()
         check_whole("data.clip_length", dataset["clip_length"], at_least=2)
@@ -92,10 +98,19 @@ class ActionTokenizer(Stage):
         self.unscored = unscored
         self.shrink = shrink
         small = patch_grid(frame_size, shrink, option="shrink")
-        self.encoder = build_encoder(encoder, frame_size=small, latent_dim=latent_dim)
-        self.decoder = build_decoder(decoder, frame_size=small, latent_dim=latent_dim)
-        self.latent_norm = LatentNorm(latent_dim=latent_dim) if latent_norm else nn.Identity()
-        self.quantizer = FSQ(latent_dim=latent_dim, num_bins=num_bins)
+        encoders, decoders = (
+            [build(options, frame_size=small, latent_dim=latent_dim) for _ in range(members)]
+            for build, options in ((build_encoder, encoder), (build_decoder, decoder))
+        )
+        alone = members == 1
+        self.encoder = encoders[0] if alone else CommitteeEncoder(encoders)
+        self.decoder = decoders[0] if alone else CommitteeDecoder(decoders)
+        self.agreement = None if alone else Agreement(members=members, codes=codes, classes=n_actions)
+        self.members = members
+        self.member_codebook = FSQ(latent_dim=latent_dim, num_bins=num_bins)
+        self.codebook = FSQ(latent_dim=members * latent_dim, num_bins=num_bins)
+        self.quantizer = FSQ(latent_dim=latent_dim_of(n_actions, num_bins), num_bins=num_bins)
+        self.latent_norm = LatentNorm(latent_dim=members * latent_dim) if latent_norm else nn.Identity()
         self.copy_psnr = validation_psnr()
         self.shuffled_psnr = validation_psnr()
 
@@ -118,26 +133,34 @@ class ActionTokenizer(Stage):
 
     @property
     def latent_dim(self) -> int:
-        """A: dimensions of an action latent."""
+        """A: dimensions of the code of an action, as the dynamics see it."""
         return self.quantizer.latent_dim
 
     def shrunk(self, frames: Float[Tensor, "B T C H W"]) -> Float[Tensor, "B T C h w"]:
         """Frames averaged down by `shrink`: what the encoder sees and the decoder predicts."""
         return reduce(frames, "b t c (h i) (w j) -> b t c h w", "mean", i=self.shrink, j=self.shrink)
 
-    def latents(self, small: Float[Tensor, "B T C h w"]) -> Float[Tensor, "B T-1 A"]:
+    def latents(self, small: Float[Tensor, "B T C h w"]) -> Float[Tensor, "B T-1 MA"]:
         """The continuous latent of each transition between shrunk frames, unbounded, before rounding."""
         return self.latent_norm(self.encoder(small))
 
-    def encode(self, frames: Float[Tensor, "B T C H W"]) -> Float[Tensor, "B T-1 A"]:
-        """The FSQ code, in [-1, 1], of the action of each transition."""
-        return self.quantizer(self.latents(self.shrunk(frames)))
+    def encode(self, frames: Float[Tensor, "B T C H W"]) -> Float[Tensor, "B T-1 MA"]:
+        """The FSQ code, in [-1, 1], of each transition, by which `decode` makes it happen again."""
+        return self.codebook(self.latents(self.shrunk(frames)))
 
     def tokenize(self, frames: Float[Tensor, "B T C H W"]) -> Int64[Tensor, "B T-1"]:
         """The action of each transition, in 0 … n_actions-1; a single frame has none."""
         if frames.shape[1] == 1:
             return torch.empty(len(frames), 0, dtype=torch.int64, device=frames.device)
-        return self.quantizer.indices(self.encode(frames))
+        return self._actions(self.encode(frames))
+
+    def typical_codes(self, actions: Int64[Tensor, "*batch"]) -> Float[Tensor, "*batch MA"]:
+        """What `encode` gives most often where an action is taken."""
+        return self.codebook.codes(actions if self.agreement is None else self.agreement.typical[actions])
+
+    def _actions(self, codes: Float[Tensor, "B N MA"]) -> Int64[Tensor, "B N"]:
+        combinations = self.codebook.indices(codes)
+        return combinations if self.agreement is None else self.agreement(combinations)
 
     @torch.inference_mode()
     def infer(self, frames: UInt8[np.ndarray, "*batch T H W 3"]) -> Int64[np.ndarray, "*batch T-1"]:
@@ -156,19 +179,20 @@ class ActionTokenizer(Stage):
         inferred = torch.cat(read, dim=1).cpu().numpy()
         return inferred if frames.ndim == 5 else inferred[0]
 
-    def decode(self, small: Float[Tensor, "B T C h w"], codes: Float[Tensor, "B T A"]) -> Float[Tensor, "B T C h w"]:
+    def decode(self, small: Float[Tensor, "B T C h w"], codes: Float[Tensor, "B T MA"]) -> Float[Tensor, "B T C h w"]:
         """For each shrunk frame, the one that follows under the action `codes`, given the frames up to it."""
         return self.decoder(small, codes)
 
     def training_step(self, frames: Float[Tensor, "B T C H W"], batch_index: int) -> Tensor:
         small = self.shrunk(frames)
         latents = self.latents(small)
-        codes = self.quantizer(latents)
+        codes = self.codebook(latents)
+        if self.agreement is not None:
+            self.agreement.count(self.codebook.indices(codes))
         loss, predicted = self._prediction_loss(small, codes)
         total = loss
         if self.usage_weight:
-            unused = math.log(self.n_actions) - code_entropy(latents, self.quantizer)
-            total = total + self.usage_weight * loss.detach() * unused
+            total = total + self.usage_weight * loss.detach() * self._unused(latents)
         if self.variance_weight:
             flat = torch.relu(self.variance_target - parallel.moments_of_rows(latents)[1].mean())
             total = total + self.variance_weight * flat
@@ -176,6 +200,16 @@ class ActionTokenizer(Stage):
         self.log("train/prediction_loss", loss)
         self.log("train/psnr", psnr(*self._scored(predicted.detach(), small[:, 1:])))
         return total
+
+    def _unused(self, latents: Float[Tensor, "B T MA"]) -> Float[Tensor, ""]:
+        """What the entropy of the codes of a member lacks, in nats, in the mean over the members."""
+        own = self.member_codebook
+        entropies = [code_entropy(part, own) for part in latents.chunk(self.members, dim=-1)]
+        return math.log(own.vocabulary) - torch.stack(entropies).mean()
+
+    def on_validation_start(self) -> None:
+        if self.agreement is not None:
+            self.agreement.fit()
 
     def validation_step(self, frames: Float[Tensor, "B T C H W"], batch_index: int) -> None:
         small = self.shrunk(frames)
@@ -187,15 +221,21 @@ class ActionTokenizer(Stage):
         self.log_psnr("val/copy_psnr", self.copy_psnr, *self._scored(now, following))
         self.log_psnr("val/shuffled_psnr", self.shuffled_psnr, *self._scored(shuffled, following))
         self.log_image_quality(*self._scored(predicted, following))
-        self.code_usage.update(self.quantizer.indices(codes))
+        self.code_usage.update(self._actions(codes))
 
     def _prediction_loss(
-        self, small: Float[Tensor, "B T C h w"], codes: Float[Tensor, "B T-1 A"]
+        self, small: Float[Tensor, "B T C h w"], codes: Float[Tensor, "B T-1 MA"]
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "B T-1 C h w"]]:
+        """The mean of what members lose, each of which is to predict by its own code alone; their mean prediction."""
         now, following = small[:, :-1], small[:, 1:]
-        predicted = self.decode(now, codes)
-        scored = self._scored(predicted, following, moving(following, now))
-        return pixel_loss(*scored, moving_weight=self.moving_weight), predicted
+        predicted = (
+            self.decoder.each(now, codes)
+            if isinstance(self.decoder, CommitteeDecoder)
+            else self.decode(now, codes).unsqueeze(0)
+        )
+        target = following, moving(following, now)
+        losses = [pixel_loss(*self._scored(each, *target), moving_weight=self.moving_weight) for each in predicted]
+        return torch.stack(losses).mean(), predicted.mean(0)
 
     def _scored(self, *transitions: Shaped[Tensor, "B N ..."]) -> list[Shaped[Tensor, "B S ..."]]:
         """Those that count."""
@@ -215,7 +255,7 @@ class ActionTokenizer(Stage):
         now, codes = small[:, :-1], self.encode(frames[:6])
         columns = [now[:, -1], small[:, -1]]
         for action in self._all_actions():
-            chosen = self.quantizer.codes(action).expand_as(codes[:, -1])
+            chosen = self.typical_codes(action).expand_as(codes[:, -1])
             columns.append(self.decode(now, torch.cat([codes[:, :-1], chosen.unsqueeze(1)], dim=1))[:, -1])
         labels = ("now", "next", *(f"action {action}" for action in range(self.n_actions)))
         return {"actions": grid(as_pictures(torch.stack(columns, dim=1)), scale=2 * self.shrink, column_labels=labels)}
@@ -224,25 +264,9 @@ class ActionTokenizer(Stage):
         return torch.arange(self.n_actions, device=self.device)
 
 
-def latent_dim_of(n_actions: int, num_bins: int) -> int:
-    """A, such that ``num_bins**A == n_actions``; `ValueError` where there is none."""
-    latent_dim = round(math.log(n_actions, num_bins)) if n_actions > 1 and num_bins > 1 else 0
-    if latent_dim < 1 or num_bins**latent_dim != n_actions:
-        raise ValueError(f"n_actions={n_actions} is no power of num_bins={num_bins}")
+def latent_dim_of(codes: int, num_bins: int, *, option: str = "n_actions") -> int:
+    """A, such that ``num_bins**A == codes``; `ValueError` where there is none, which names the `option`."""
+    latent_dim = round(math.log(codes, num_bins)) if codes > 1 and num_bins > 1 else 0
+    if latent_dim < 1 or num_bins**latent_dim != codes:
+        raise ValueError(f"{option}={codes} is no power of num_bins={num_bins}")
     return latent_dim
-
-
-def code_entropy(latents: Float[Tensor, "B T A"], quantizer: FSQ) -> Float[Tensor, ""]:
-    """Entropy, in nats, of the distribution of the codes that `latents` of all ranks round to, in 0 … log V.
-
-    Its gradient is that of latents counted in part for each of the levels they lie between.
-    """
-    vocabulary = quantizer.codes(torch.arange(quantizer.vocabulary, device=latents.device))
-    flat = rearrange(latents, "b t a -> (b t) a")
-    counts = torch.bincount(quantizer.indices(quantizer(flat)), minlength=quantizer.vocabulary) / len(flat)
-    counts = parallel.mean_of_rows(counts.unsqueeze(0))
-    distance = (torch.tanh(flat).unsqueeze(1) - vocabulary).abs() * (quantizer.num_bins - 1) / 2
-    partly = parallel.mean_of_rows((1 - distance).clamp_min(0).prod(-1))
-    # A code that is not used at all has no entropy, and without this no gradient towards it.
-    counts = (counts + UNUSED) / (1 + UNUSED * quantizer.vocabulary)
-    return torch.special.entr(counts + partly - partly.detach()).sum()

@@ -1,8 +1,14 @@
 """Finite scalar quantization (Mentzer et al., arXiv 2309.15505)."""
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+
+from tinyworlds import parallel
+
+UNUSED = 1e-3
+"""Share of the tokens that every code is given besides, where the entropy of codes is learned."""
 
 
 class FSQ(nn.Module):
@@ -43,3 +49,19 @@ class FSQ(nn.Module):
 
     def _code(self, level: Float[Tensor, "*batch L"]) -> Float[Tensor, "*batch L"]:
         return level / (self.num_bins - 1) * 2 - 1
+
+
+def code_entropy(latents: Float[Tensor, "B T A"], quantizer: FSQ) -> Float[Tensor, ""]:
+    """Entropy, in nats, of the distribution of the codes that `latents` of all ranks round to, in 0 … log V.
+
+    Its gradient is that of latents counted in part for each of the levels they lie between.
+    """
+    vocabulary = quantizer.codes(torch.arange(quantizer.vocabulary, device=latents.device))
+    flat = rearrange(latents, "b t a -> (b t) a")
+    counts = torch.bincount(quantizer.indices(quantizer(flat)), minlength=quantizer.vocabulary) / len(flat)
+    counts = parallel.mean_of_rows(counts.unsqueeze(0))
+    distance = (torch.tanh(flat).unsqueeze(1) - vocabulary).abs() * (quantizer.num_bins - 1) / 2
+    partly = parallel.mean_of_rows((1 - distance).clamp_min(0).prod(-1))
+    # A code that is not used at all has no entropy, and without this no gradient towards it.
+    counts = (counts + UNUSED) / (1 + UNUSED * quantizer.vocabulary)
+    return torch.special.entr(counts + partly - partly.detach()).sum()

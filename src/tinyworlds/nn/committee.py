@@ -1,0 +1,109 @@
+"""Several action codecs side by side, and the actions that their codes agree on."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from tinyworlds import parallel
+from tinyworlds.data.settings import check_whole
+from tinyworlds.nn.latent_classes import latent_classes
+
+REMEMBERED = 300
+"""Batches after which a count has faded to 1/e: codes drift while their encoders learn."""
+MAX_COMBINATIONS = 2**16
+"""Of the codes of all members; so many are counted and put into classes within seconds."""
+SEED = 0
+"""Of the beginnings from which classes are looked for."""
+
+
+class CommitteeEncoder(nn.Module):
+    """Encoders that differ in their first weights alone, their latents one after the other."""
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    @property
+    def temporal(self) -> bool:
+        """Whether a latent depends on earlier frames than the two it lies between."""
+        return any(bool(member.temporal) for member in self.members)
+
+    def forward(self, frames: Float[Tensor, "B T C H W"]) -> Float[Tensor, "B T-1 MA"]:
+        return torch.cat([member(frames) for member in self.members], dim=-1)
+
+
+class CommitteeDecoder(nn.Module):
+    """A decoder for the codes of each encoder."""
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, frames: Float[Tensor, "B T C H W"], codes: Float[Tensor, "B T MA"]) -> Float[Tensor, "B T C H W"]:
+        """The mean of what the members predict."""
+        return self.each(frames, codes).mean(0)
+
+    def each(self, frames: Float[Tensor, "B T C H W"], codes: Float[Tensor, "B T MA"]) -> Float[Tensor, "M B T C H W"]:
+        """What each predicts by its own part of `codes`."""
+        parts = codes.chunk(len(self.members), dim=-1)
+        return torch.stack([member(frames, part) for member, part in zip(self.members, parts, strict=True)])
+
+
+class Agreement(nn.Module):
+    """Which of `classes` actions a combination of the codes of `members` stands for.
+
+    Each member's code, one of `codes`, is taken to be a noisy reading of one hidden action: what tokenizers that
+    differ in nothing but their seeds have in common is the action, and what each has beside it is not. How often
+    combinations came together is counted in training, and `fit` finds the classes (see `latent_classes`), without
+    any true actions. Combinations are numbered in base `codes`, the first member's code the lowest digit.
+    """
+
+    def __init__(self, *, members: int, codes: int, classes: int) -> None:
+        super().__init__()
+        self.shape = (codes,) * members
+        combinations = codes**members
+        self.register_buffer("counts", torch.zeros(combinations, dtype=torch.float64))
+        self.register_buffer("class_of", torch.arange(combinations) % classes)
+        self.register_buffer("typical", torch.arange(classes))
+        self.counts: Tensor
+        self.class_of: Tensor
+        self.typical: Tensor
+
+    def forward(self, combinations: Int64[Tensor, "*batch"]) -> Int64[Tensor, "*batch"]:
+        """The class of each combination."""
+        return self.class_of[combinations]
+
+    @torch.no_grad()
+    def count(self, combinations: Int64[Tensor, "*batch"]) -> None:
+        """Count those of a batch, of all ranks, while the earlier ones fade."""
+        came = torch.bincount(combinations.flatten(), minlength=len(self.counts)).to(self.counts.dtype)
+        self.counts.mul_(1 - 1 / REMEMBERED).add_(parallel.sum_over_ranks(came))
+
+    @torch.no_grad()
+    def fit(self) -> None:
+        """Find the classes anew, and of each the combination that came most often."""
+        classes = len(self.typical)
+        generator = torch.Generator().manual_seed(SEED)
+        # The first member's code is the lowest digit, so the last axis.
+        found = latent_classes(self.counts.view(self.shape), classes=classes, generator=generator).flatten()
+        self.class_of.copy_(found)
+        own = found == torch.arange(classes, device=found.device).unsqueeze(1)
+        self.typical.copy_(torch.where(own, self.counts, -1).argmax(1))
+
+
+def check_members(members: int, *, codes: int | None, n_actions: int) -> None:
+    """
+    Raises:
+        ValueError: so many members with so many codes have no such classes.
+    """
+    check_whole("members", members, at_least=1)
+    if members == 1 and codes not in (None, n_actions):
+        raise ValueError(f"codes={codes}: one member's codes are the actions, n_actions={n_actions}; leave it null")
+    if codes is not None and not n_actions <= codes:
+        raise ValueError(f"codes={codes} are fewer than n_actions={n_actions}")
+    if members > 1 and (codes or n_actions) ** members > MAX_COMBINATIONS:
+        raise ValueError(
+            f"members={members} with {codes or n_actions} codes each: more than {MAX_COMBINATIONS} combinations"
+        )
