@@ -197,7 +197,8 @@ def by_hand(group: Compared) -> str:
     else:
         runs = " 'runs_dir=runs/seed${seed}'" if group.stage in NEEDED else ""
         device = trial[SETTING].get("device", "cpu")
-        chosen = [*TRAINERS[device], *COMMON, f"trainer.max_steps={trial['steps']}", *options]
+        before = trial[SETTING].get("baseline", ())
+        chosen = [*TRAINERS[device], *COMMON, f"trainer.max_steps={trial['steps']}", *before, *options]
         command = (
             f"python train.py -m stage={group.stage} data={games} seed={','.join(map(str, seeds))}{runs} "
             f"{' '.join(chosen)}"

@@ -105,6 +105,14 @@ def planned(config: DictConfig) -> list[Trial]:
 
 def changes(config: DictConfig, trial: Trial) -> list[str]:
     """The options of `train.py` by which a trial differs from ``experiment=laptop``."""
+    return [*_baseline(config, trial), *_own_options(config, trial)]
+
+
+def _baseline(config: DictConfig, trial: Trial) -> list[str]:
+    return list(config.baseline.get(trial.stage, ()))
+
+
+def _own_options(config: DictConfig, trial: Trial) -> list[str]:
     return [*config.options, *config.variants[trial.stage][trial.variant]]
 
 
@@ -146,11 +154,13 @@ def setting(config: DictConfig, trial: Trial) -> dict[str, Any]:
 
 def steps_setting(config: DictConfig, trial: Trial) -> dict[str, Any]:
     """The part of the `setting` that decides how long a step takes."""
-    options = changes(config, trial)
-    unlike = unlike_reference(trial.learner, tuple(options))
+    unlike = unlike_reference(trial.learner, tuple(changes(config, trial)))
     if trial.stage == DECODING:
         unlike = {key: value for key, value in unlike.items() if key.startswith("stage.decoding.")}
-    return {"options": options, "unlike_reference": unlike}
+    found: dict[str, Any] = {"options": _own_options(config, trial), "unlike_reference": unlike}
+    if baseline := _baseline(config, trial):
+        found["baseline"] = baseline
+    return found
 
 
 def unlike_reference(stage: str, options: tuple[str, ...]) -> dict[str, Any]:

@@ -26,7 +26,8 @@ from tinyworlds.media import enlarge
 from tinyworlds.models import STAGES, Dynamics
 from tinyworlds.plan import untrained
 
-VARIANTS = OmegaConf.to_container(OmegaConf.load(CONF / "ablations.yaml").variants)
+LIST = OmegaConf.to_container(OmegaConf.load(CONF / "ablations.yaml"))
+VARIANTS = LIST["variants"]
 
 
 @pytest.fixture
@@ -77,7 +78,9 @@ def test_every_variant_is_built_and_is_unlike_every_other(stage):
     known = {}
     learner = "dynamics" if stage == DECODING else stage
     tokenizers = {name: composed((f"stage={name}",)) for name in NEEDED.get(learner, ())}
-    for name, options in VARIANTS[stage].items():
+    baseline = LIST["baseline"].get(stage, [])
+    for name, own in VARIANTS[stage].items():
+        options = [*baseline, *own]
         setting = unlike_reference(learner, tuple(options))
         assert setting not in known.values(), f"{name} is {next(n for n, s in known.items() if s == setting)}"
         known[name] = setting
@@ -85,7 +88,7 @@ def test_every_variant_is_built_and_is_unlike_every_other(stage):
         with torch.device("meta"):
             built = untrained({**tokenizers, learner: config}, size=(64, 64))[learner]
         build(config.lr_schedule)(build(config.optimizer)(built), total_steps=100)
-    assert known["laptop"] == unlike_reference(learner, ())
+    assert known["laptop"] == unlike_reference(learner, tuple(baseline))
 
 
 @pytest.mark.slow
@@ -112,6 +115,8 @@ def test_every_stage_is_trained_measured_and_shown_once(call, game, entry_point,
     page = Path("page.md").read_text()
     assert "Not measured" not in re.sub(f"{SUMMARY}.*?end of", "", page, flags=re.S)
     assert page.count("| laptop ") == 4
+    (by_hand,) = re.findall(r"^python train.py -m stage=dynamics .*$", page, flags=re.M)
+    assert " ".join(LIST["baseline"]["dynamics"]) in by_hand
     assert {str(path) for path in Path("pictures").iterdir()} == set(re.findall(r"\((pictures/.*?)\)", page))
 
     before = Path("kept.json").read_bytes()
