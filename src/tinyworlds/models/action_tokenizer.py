@@ -199,7 +199,7 @@ class ActionTokenizer(Stage):
         self.log("train/loss", total, prog_bar=True)
         self.log("train/prediction_loss", loss)
         self.log("train/psnr", psnr(*self._scored(predicted.detach(), small[:, 1:])))
-        return total
+        return self.members * total  # the gradient of each member is the one that it would have alone
 
     def _unused(self, latents: Float[Tensor, "B T MA"]) -> Float[Tensor, ""]:
         """What the entropy of the codes of a member lacks, in nats, in the mean over the members."""
