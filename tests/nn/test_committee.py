@@ -45,7 +45,7 @@ def test_combinations_are_counted_and_earlier_ones_fade():
     torch.testing.assert_close(agreement.counts, expected)
 
 
-def test_classes_are_what_members_agree_on_and_typical_is_what_came_most():
+def test_classes_are_what_members_agree_on_and_typical_is_what_is_likeliest():
     """Of three members with eight codes, each names two hidden actions by codes 2 and 5, beside noise of its own."""
     agreement = Agreement(members=3, codes=8, classes=2)
     generator = torch.Generator().manual_seed(1)
@@ -54,6 +54,9 @@ def test_classes_are_what_members_agree_on_and_typical_is_what_came_most():
     clear = torch.rand(5000, 3, generator=generator) < 0.8
     codes = torch.where(clear, torch.tensor([2, 5])[hidden].unsqueeze(1), noise)
     agreement.count((codes * torch.tensor([1, 8, 64])).sum(1))
+    untouched = Agreement(members=3, codes=8, classes=2)
+    untouched.fit()
+    assert torch.equal(untouched.class_of, torch.arange(512) % 2)
     agreement.fit()
     clear_cut = torch.tensor([2 + 16 + 128, 5 + 40 + 320])
     assert agreement.typical.sort().values.tolist() == clear_cut.tolist()

@@ -155,7 +155,7 @@ class ActionTokenizer(Stage):
         return self._actions(self.encode(frames))
 
     def typical_codes(self, actions: Int64[Tensor, "*batch"]) -> Float[Tensor, "*batch MA"]:
-        """What `encode` gives most often where an action is taken."""
+        """The likeliest of what `encode` gives where an action is taken."""
         return self.codebook.codes(actions if self.agreement is None else self.agreement.typical[actions])
 
     def _actions(self, codes: Float[Tensor, "B N MA"]) -> Int64[Tensor, "B N"]:

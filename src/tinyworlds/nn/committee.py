@@ -62,11 +62,13 @@ class Agreement(nn.Module):
 
     def __init__(self, *, members: int, codes: int, classes: int) -> None:
         super().__init__()
-        self.shape = (codes,) * members
+        self.codes = codes
         combinations = codes**members
+        self.register_buffer("place", codes ** torch.arange(members), persistent=False)
         self.register_buffer("counts", torch.zeros(combinations, dtype=torch.float64))
         self.register_buffer("class_of", torch.arange(combinations) % classes)
         self.register_buffer("typical", torch.arange(classes))
+        self.place: Tensor
         self.counts: Tensor
         self.class_of: Tensor
         self.typical: Tensor
@@ -83,14 +85,26 @@ class Agreement(nn.Module):
 
     @torch.no_grad()
     def fit(self) -> None:
-        """Find the classes anew, and of each the combination that came most often."""
-        classes = len(self.typical)
+        """Find the classes anew, and of each the combination that is likeliest; nothing was counted: leave them."""
+        (came,) = self.counts.nonzero(as_tuple=True)
+        if not len(came):
+            return
         generator = torch.Generator().manual_seed(SEED)
-        # The first member's code is the lowest digit, so the last axis.
-        found = latent_classes(self.counts.view(self.shape), classes=classes, generator=generator).flatten()
-        self.class_of.copy_(found)
-        own = found == torch.arange(classes, device=found.device).unsqueeze(1)
-        self.typical.copy_(torch.where(own, self.counts, -1).argmax(1))
+        prior, tables = latent_classes(
+            self._codes(came),
+            self.counts[came],
+            vocabulary=self.codes,
+            classes=len(self.typical),
+            generator=generator,
+        )
+        every = self._codes(torch.arange(len(self.counts)))
+        joint = prior + sum(table[codes] for table, codes in zip(tables, every.T, strict=True))
+        self.class_of.copy_(joint.argmax(-1))
+        self.typical.copy_((tables.argmax(1) * self.place.cpu().unsqueeze(-1)).sum(0))
+
+    def _codes(self, combinations: Int64[Tensor, " N"]) -> Int64[Tensor, "N M"]:
+        """Those of the members."""
+        return combinations.unsqueeze(-1) // self.place.to(combinations.device) % self.codes
 
 
 def check_members(members: int, *, codes: int | None, n_actions: int) -> None:

@@ -1,6 +1,8 @@
 """Latent class analysis: the hidden classes by which several codes of the same thing agree."""
 
 import torch
+import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -13,31 +15,36 @@ PRIOR = 0.5
 
 
 def latent_classes(
-    counts: Float[Tensor, "*codes"], *, classes: int, generator: torch.Generator
-) -> Int64[Tensor, "*codes"]:
-    """The class of each combination of codes, of which `counts` says how often it came.
+    codes: Int64[Tensor, "N M"],
+    weights: Float[Tensor, " N"],
+    *,
+    vocabulary: int,
+    classes: int,
+    generator: torch.Generator,
+) -> tuple[Float[Tensor, " K"], Float[Tensor, "M V K"]]:
+    """How likely the hidden classes are, and the codes of each of M readers given the class; logarithms.
 
-    Each code is taken to depend on the class alone (Lazarsfeld & Henry, Latent Structure Analysis, 1968). The
-    probabilities are found by expectation maximization (Dempster, Laird & Rubin, 1977), on the CPU in float64.
+    Each reader's code, in 0 … V-1, is taken to depend on the class alone (Lazarsfeld & Henry, Latent Structure
+    Analysis, 1968); each row of `codes` came as often as its weight says. Found by expectation maximization (Dempster,
+    Laird & Rubin, 1977), on the CPU in float64. The commonest class is the first.
     """
-    weights = counts.double().cpu().unsqueeze(0).unsqueeze(-1)
-    shape = (STARTS, *counts.shape, classes)
-    shares = torch.rand(shape, generator=generator, dtype=torch.float64).pow(4).add(1e-6)  # most of one class
-    shares = shares / shares.sum(-1, keepdim=True)
+    ways = F.one_hot(codes.cpu(), vocabulary).double().flatten(1)  # N MV
+    often = weights.cpu().double()
+    shares = torch.rand(STARTS, len(codes), classes, generator=generator, dtype=torch.float64).pow(4) + 1e-6
+    shares = shares / shares.sum(-1, keepdim=True)  # most of one class
     for _ in range(ROUNDS):
-        joint = _log_joint(weights * shares)
+        prior, tables = _maximized(often.unsqueeze(-1) * shares, ways, readers=codes.shape[1])
+        joint = prior.unsqueeze(1) + ways @ tables.flatten(1, 2)
         shares = joint.softmax(-1)
-    likelihood = (weights.squeeze(-1) * joint.logsumexp(-1)).flatten(1).sum(1)
-    return joint[likelihood.argmax()].argmax(-1).to(counts.device)
+    best = (joint.logsumexp(-1) @ often).argmax()
+    order = prior[best].argsort(descending=True)
+    return prior[best, order], tables[best][..., order]
 
 
-def _log_joint(expected: Float[Tensor, "S *codes K"]) -> Float[Tensor, "S *codes K"]:
-    """The log probability of each combination of codes with each class, from how often they came together."""
-    ways = range(1, expected.ndim - 1)
-    of_class = expected.sum(tuple(ways), keepdim=True)
-    log_joint = of_class.clamp_min(torch.finfo(expected.dtype).tiny).log()
-    for way in ways:
-        others = tuple(other for other in ways if other != way)
-        of_code = (expected.sum(others, keepdim=True) if others else expected) + PRIOR
-        log_joint = log_joint + (of_code / of_code.sum(way, keepdim=True)).log()
-    return log_joint
+def _maximized(
+    expected: Float[Tensor, "S N K"], ways: Float[Tensor, "N MV"], *, readers: int
+) -> tuple[Float[Tensor, "S K"], Float[Tensor, "S M V K"]]:
+    """The likeliest log probabilities, where each row is of each class as often as `expected` says."""
+    of_class = expected.sum(1)
+    of_code = rearrange(ways.T @ expected, "s (m v) k -> s m v k", m=readers) + PRIOR
+    return (of_class / of_class.sum(-1, keepdim=True)).log(), (of_code / of_code.sum(2, keepdim=True)).log()
