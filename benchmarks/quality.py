@@ -20,14 +20,12 @@ from tinyworlds.models import Dynamics
 Metrics = Mapping[str, Any]
 
 ROWS: dict[str, tuple[str, Callable[[Metrics], float]]] = {
-    "minutes of training, three stages": ("{:.1f}", lambda m: m["speed"]["training_seconds"] / 60),
     "`reconstruction.psnr_moving`, dB": ("{:.1f}", lambda m: m["reconstruction"]["psnr_moving"]),
     "`actions.control_score`": ("{:.2f}", lambda m: m["actions"]["control_score"]),
     "`prediction.psnr_1` − `copy_psnr_1`, dB": ("{:.1f}", lambda m: _gain(m, "psnr", 1)),
     "`prediction.delta_psnr_4`, dB": ("{:.1f}", lambda m: m["prediction"]["delta_psnr_4"]),
     "`obedience.accuracy` − `chance`": ("{:.2f}", lambda m: m["obedience"]["accuracy"] - m["obedience"]["chance"]),
     "`psnr_moving_16` − `copy_psnr_moving_16`, dB": ("{:.1f}", lambda m: _gain(m, "psnr_moving", 16)),
-    "frames per second": ("{:.0f}", lambda m: m["speed"]["frames_per_second"]),
 }
 
 

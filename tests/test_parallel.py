@@ -18,9 +18,9 @@ from tinyworlds import World, parallel
 from tinyworlds.command import CONF
 from tinyworlds.maskgit import anchored_mask, frame_mask, replace_some
 from tinyworlds.models import STAGES
-from tinyworlds.models.action_tokenizer import code_entropy
+from tinyworlds.nn.committee import Agreement
 from tinyworlds.nn.feed_forward import MoE, Routing
-from tinyworlds.nn.fsq import FSQ
+from tinyworlds.nn.fsq import FSQ, code_entropy
 from tinyworlds.nn.norms import LatentNorm
 from tinyworlds.runs import continued
 
@@ -53,7 +53,9 @@ def over_the_batch(rows: torch.Tensor) -> list[torch.Tensor]:
         replace_some(tokens, share=1.0, generator=None),
         torch.isin(torch.arange(len(rows)), parallel.spread(len(rows), share=0.3, device=device)),
     ]
-    statistics = [norm.norm.running_mean, norm.norm.running_var]
+    agreement = Agreement(members=2, codes=4, classes=2)
+    agreement.count(tokens[:, :, 0, 0] % 16)
+    statistics = [norm.norm.running_mean, norm.norm.running_var, agreement.counts]
     return [*(x.detach() for x in (*global_losses, weighed)), *statistics, gradient, *drawn]
 
 
@@ -71,12 +73,12 @@ def test_two_ranks_compute_what_one_does(tmp_path):
     wanted = over_the_batch(rows.requires_grad_())
     mp.spawn(in_a_rank, (tmp_path,), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    for one, a, b in zip(wanted[:7], first[:7], second[:7], strict=True):
+    for one, a, b in zip(wanted[:8], first[:8], second[:8], strict=True):
         assert torch.equal(a, b)
         torch.testing.assert_close(a, one)
     # The strategies average gradients, so each rank has its rows' twice.
-    torch.testing.assert_close(torch.cat([first[7], second[7]]) / 2, wanted[7])
-    for one, a, b in zip(wanted[8:], first[8:], second[8:], strict=True):
+    torch.testing.assert_close(torch.cat([first[8], second[8]]) / 2, wanted[8])
+    for one, a, b in zip(wanted[9:], first[9:], second[9:], strict=True):
         assert torch.equal(torch.cat([a, b]), one)
 
 
