@@ -54,7 +54,7 @@ def over_the_batch(rows: torch.Tensor) -> list[torch.Tensor]:
         torch.isin(torch.arange(len(rows)), parallel.spread(len(rows), share=0.3, device=device)),
     ]
     agreement = Agreement(members=2, codes=4, classes=2)
-    agreement.count(tokens[:, :, 0, 0] % 16)
+    agreement.count(tokens[:, :, 0] % 16)
     statistics = [norm.norm.running_mean, norm.norm.running_var, agreement.counts]
     return [*(x.detach() for x in (*global_losses, weighed)), *statistics, gradient, *drawn]
 
