@@ -56,6 +56,16 @@ def test_saving_again_changes_nothing(folder, tmp_path):
         assert path.read_bytes() == (tmp_path / "again" / "world" / path.name).read_bytes()
 
 
+def test_half_precision_halves_what_was_learned_and_nothing_else(dynamics, folder, tmp_path):
+    World(dynamics).save_pretrained(tmp_path / "half", half=True)
+    learned = {name for name, _ in dynamics.named_parameters()}
+    whole, half = (load_file(path / WEIGHTS) for path in (folder, tmp_path / "half"))
+    assert {name for name, value in half.items() if value.dtype == torch.float16} == learned
+    opened = World.load(tmp_path / "half").dynamics.state_dict()
+    for name, value in whole.items():
+        assert torch.equal(opened[name], value.half().float() if name in learned else value)
+
+
 @pytest.mark.parametrize("name", [WEIGHTS, CONFIG, CARD, METRICS, PREVIEW])
 def test_no_file_that_is_there_is_overwritten_unasked(dynamics, tmp_path, name):
     (tmp_path / name).write_text("mine")

@@ -38,7 +38,7 @@ HUB = "hf://"
 
 MAX_PREVIEW_BYTES = 50 * 10**6
 
-DTYPES = {"F32": torch.float32, "I64": torch.int64}
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "I64": torch.int64}
 
 
 class Opened(NamedTuple):
@@ -120,9 +120,18 @@ def fetch_world(repo: str, *, revision: str | None = None) -> Path:
 
 
 def save(
-    dynamics: Dynamics, folder: Path, *, known: Path | None, repo: str, license: str, overwrite: bool = False
+    dynamics: Dynamics,
+    folder: Path,
+    *,
+    known: Path | None,
+    repo: str,
+    license: str,
+    half: bool = False,
+    overwrite: bool = False,
 ) -> None:
     """Write a world to `folder`; `known` is the folder with its evaluation and the result of its training.
+
+    With `half` weights are rounded to float16.
 
     Raises:
         ValueError: such a file is there already, and not to be overwritten.
@@ -148,7 +157,7 @@ def save(
     # The config goes first and comes last: a folder that has one is complete, and of one world.
     (folder / CONFIG).unlink(missing_ok=True)
     with replacing(folder / WEIGHTS) as unfinished:
-        save_file({name: value.contiguous().cpu() for name, value in dynamics.state_dict().items()}, unfinished)
+        save_file(_weights(dynamics, half=half), unfinished)
     texts = {CARD: card, CONFIG: json.dumps(config, indent=2, allow_nan=False) + "\n"}
     for name, content in {**companions, **{name: text.encode() for name, text in texts.items()}}.items():
         if not content:
@@ -156,6 +165,13 @@ def save(
             continue
         with replacing(folder / name) as unfinished:
             unfinished.write_bytes(content)
+
+
+def _weights(dynamics: Dynamics, *, half: bool) -> dict[str, torch.Tensor]:
+    """What is kept of a world; with `half` what is learned by gradients in float16, and what was counted as it is."""
+    learned = {name for name, _ in dynamics.named_parameters()} if half else set()
+    state = {name: value.contiguous().cpu() for name, value in dynamics.state_dict().items()}
+    return {name: value.half() if name in learned else value for name, value in state.items()}
 
 
 def push(dynamics: Dynamics, repo: str, *, known: Path | None, private: bool, license: str) -> str:

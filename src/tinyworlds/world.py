@@ -94,16 +94,27 @@ class World:
         address = where if Path(where).is_dir() else pretrained.address(str(where), revision)
         return cls.load(address, **options)
 
-    def save_pretrained(self, folder: str | Path, *, license: str = "mit", overwrite: bool = False) -> None:
+    def save_pretrained(
+        self, folder: str | Path, *, license: str = "mit", half: bool = False, overwrite: bool = False
+    ) -> None:
         """Write the world as people share it; `tinyworlds.pretrained` has the files.
 
-        `license` is of the weights, as the Hub names it.
+        `license` is of the weights, as the Hub names it. With `half` they are rounded to float16: half as large a
+        file, and a world that imagines almost the same.
 
         Raises:
             ValueError: the folder holds such files already, and `overwrite` is not set.
         """
         name = f"user/{Path(folder).resolve().name}"
-        pretrained.save(self.dynamics, Path(folder), known=self.folder, repo=name, license=license, overwrite=overwrite)
+        pretrained.save(
+            self.dynamics,
+            Path(folder),
+            known=self.folder,
+            repo=name,
+            license=license,
+            half=half,
+            overwrite=overwrite,
+        )
 
     def push_to_hub(self, repo: str, *, private: bool = False, license: str = "mit") -> str:
         """Upload the world to the Hub's repository ``user/name``, made where it is missing; returns its address.

@@ -40,7 +40,7 @@ def test_combinations_are_counted_and_earlier_ones_fade():
     agreement.count(torch.tensor([[3, 3], [3, 9]]))
     agreement.count(torch.tensor([[9, 9], [9, 9]]))
     faded = 1 - 1 / REMEMBERED
-    expected = torch.zeros(16, dtype=torch.float64)
+    expected = torch.zeros(16)
     expected[3], expected[9] = 3 * faded, faded + 4
     torch.testing.assert_close(agreement.counts, expected)
 

@@ -65,7 +65,7 @@ class Agreement(nn.Module):
         self.codes = codes
         combinations = codes**members
         self.register_buffer("place", codes ** torch.arange(members), persistent=False)
-        self.register_buffer("counts", torch.zeros(combinations, dtype=torch.float64))
+        self.register_buffer("counts", torch.zeros(combinations))
         self.register_buffer("class_of", torch.arange(combinations) % classes)
         self.register_buffer("typical", torch.arange(classes))
         self.place: Tensor
