@@ -64,3 +64,11 @@ def test_classes_are_what_members_agree_on_and_typical_is_what_is_likeliest():
     assert {first, second} == {0, 1}
     one_differs = torch.tensor([2 + 16 + 64 * 7, 5 + 8 * 7 + 320])
     assert agreement(one_differs).tolist() == [first, second]
+
+
+@pytest.mark.parametrize(("name", "value"), [("class_of", 2), ("class_of", -1), ("typical", 16), ("counts", -1.0)])
+def test_numbers_that_are_none_of_its_own_are_refused(name, value):
+    state = Agreement(members=2, codes=4, classes=2).state_dict()
+    state[name] = torch.full_like(state[name], value)
+    with pytest.raises(ValueError, match=name):
+        Agreement(members=2, codes=4, classes=2).load_state_dict(state)

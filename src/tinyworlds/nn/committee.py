@@ -72,6 +72,21 @@ class Agreement(nn.Module):
         self.counts: Tensor
         self.class_of: Tensor
         self.typical: Tensor
+        self.register_load_state_dict_post_hook(lambda module, _: module.check())
+
+    def check(self) -> None:
+        """
+        Raises:
+            ValueError: what was read from a file is no class, or no combination.
+        """
+        for name, values, limit in (
+            ("class_of", self.class_of, len(self.typical)),
+            ("typical", self.typical, len(self.counts)),
+        ):
+            if ((values < 0) | (values >= limit)).any():
+                raise ValueError(f"agreement.{name} holds other numbers than 0 to {limit - 1}")
+        if not (self.counts >= 0).all():
+            raise ValueError("agreement.counts holds negative numbers or none")
 
     def forward(self, combinations: Int64[Tensor, "*batch"]) -> Int64[Tensor, "*batch"]:
         """The class of each combination."""
