@@ -1,6 +1,7 @@
 """Several action codecs side by side, and the actions that their codes agree on."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -72,7 +73,10 @@ class Agreement(nn.Module):
         self.counts: Tensor
         self.class_of: Tensor
         self.typical: Tensor
-        self.register_load_state_dict_post_hook(lambda module, _: module.check())
+
+    def _load_from_state_dict(self, *given: Any) -> None:
+        super()._load_from_state_dict(*given)  # type: ignore[no-untyped-call]
+        self.check()
 
     def check(self) -> None:
         """
