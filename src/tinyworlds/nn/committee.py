@@ -75,7 +75,7 @@ class Agreement(nn.Module):
         self.typical: Tensor
 
     def _load_from_state_dict(self, *given: Any) -> None:
-        super()._load_from_state_dict(*given)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(*given)
         self.check()
 
     def check(self) -> None:
