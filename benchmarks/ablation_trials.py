@@ -74,6 +74,10 @@ def check(config: DictConfig) -> None:
     for key in ("stages", "games", "seeds", "finished", "options", "only"):
         if not OmegaConf.is_list(config[key]) and (key, config[key]) != ("only", None):
             raise ValueError(f"{key}={config[key]}: give a list, as {key}=[…]")
+    if not OmegaConf.is_dict(config.baseline) or not set(config.baseline) <= set(config.variants):
+        raise ValueError(
+            f"baseline={config.baseline}: give lists of options by stage, one of {', '.join(config.variants)}"
+        )
     if len(config.finished) != len(config.seeds):
         raise ValueError(f"finished={config.finished}: give one runs_dir for each of seeds={config.seeds}")
     for stage in config.stages:

@@ -155,7 +155,7 @@ OTHER_VALUES = {
     },
     "action_tokenizer": {
         "n_actions": 4, "num_bins": 4, "shrink": 1, "latent_norm": False, "usage_weight": 3, "variance_weight": 7,
-        "moving_weight": 1, "unscored": 1, "members": 2, "codes": 16,
+        "moving_weight": 1, "unscored": 1, "members": 3, "codes": 16,
         "encoder.width": 8, "encoder.channels": 2, "encoder.reach": 3, "encoder.moments": False,
         "encoder.equalized": False,
         "decoder.width": 8, "encoder.qk_norm": True, "encoder.positions": "alibi", "decoder.qk_norm": True,
@@ -193,7 +193,7 @@ def test_every_key_of_a_stage_changes_what_it_learns(stage, key):
     if key == "variance_weight":
         also = ["stage.variance_target=5"]
     if key == "codes":
-        also = ["stage.members=2"]
+        also = ["stage.members=3"]
     if key.startswith("feed_forward."):
         also = ["stage/feed_forward=moe"]
     if re.fullmatch(r"(en|de)coder\.(qk_norm|positions)", key):

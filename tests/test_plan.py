@@ -145,7 +145,6 @@ def test_an_impossible_value_is_named(key, value, words):
     [
         ("stage=all", "stage=all"),
         ("stage.num_heads=5", "num_heads=5"),
-        ("stage=action_tokenizer stage.usage_weight=1", "stage=action_tokenizer cannot be planned"),
     ],
 )
 def test_a_mistake_is_one_sentence(planned, option, words, capsys):

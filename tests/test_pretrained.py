@@ -56,14 +56,29 @@ def test_saving_again_changes_nothing(folder, tmp_path):
         assert path.read_bytes() == (tmp_path / "again" / "world" / path.name).read_bytes()
 
 
-def test_half_precision_halves_what_was_learned_and_nothing_else(dynamics, folder, tmp_path):
-    World(dynamics).save_pretrained(tmp_path / "half", half=True)
+def test_half_precision_rounds_what_was_learned_and_nothing_else(dynamics, folder, tmp_path):
+    (folder / METRICS).write_text(json.dumps(FIGURES))
+    World.load(folder).save_pretrained(tmp_path / "half", half=True)
     learned = {name for name, _ in dynamics.named_parameters()}
     whole, half = (load_file(path / WEIGHTS) for path in (folder, tmp_path / "half"))
     assert {name for name, value in half.items() if value.dtype == torch.float16} == learned
     opened = World.load(tmp_path / "half").dynamics.state_dict()
     for name, value in whole.items():
         assert torch.equal(opened[name], value.half().float() if name in learned else value)
+    assert not (tmp_path / "half" / METRICS).exists()  # they are of another world
+
+    (tmp_path / "half" / METRICS).write_text(json.dumps(FIGURES))
+    World.load(tmp_path / "half").save_pretrained(tmp_path / "again", half=True)
+    for name in (WEIGHTS, METRICS):
+        assert (tmp_path / "half" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_weights_that_half_precision_cannot_hold_are_refused(dynamics, tmp_path):
+    with torch.no_grad():
+        dynamics.mask_token[0] = 1e5
+    with pytest.raises(ValueError, match=r"half=True: mask_token holds weights beyond 65504"):
+        World(dynamics).save_pretrained(tmp_path / "half", half=True)
+    assert not (tmp_path / "half").exists()
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, CONFIG, CARD, METRICS, PREVIEW])

@@ -35,6 +35,7 @@ def built(
 ) -> Stage:
     """A small stage for frames of 32x32, all of whose tokens are hidden in training."""
     dataset = {"name": "test", "path": "test.h5", "val_fraction": 0.2, "clip_length": clip_length}
+    members = variant.pop("members", 1)
     known: dict[str, Any] = {"frame_size": (32, 32), "dataset": dataset, "latent_norm": True, "moving_weight": 1}
     video = partial(
         VideoTokenizer, **known, **TRANSFORMER, patch_size=8, latent_dim=3, num_bins=3, patches="conv", temporal=True
@@ -51,7 +52,7 @@ def built(
         variance_weight=1,
         variance_target=1,
         unscored=0,
-        members=1,
+        members=members,
         codes=None,
     )
     if name != "dynamics":
@@ -221,11 +222,16 @@ def test_more_clips_and_longer_ones_take_more(name, clips, frames, more):
     assert greater.optimizer == less.optimizer
 
 
-def test_what_depends_on_the_frames_cannot_be_planned():
-    stage = built("action_tokenizer")
-    stage.usage_weight = 1
-    with pytest.raises(ValueError, match=r"stage=action_tokenizer cannot be planned .* stage.usage_weight"):
-        rehearsed(stage)
+def test_what_is_counted_of_codes_is_planned_too():
+    plain, watched = (built("action_tokenizer") for _ in range(2))
+    watched.usage_weight = 1
+    assert rehearsed(watched).flops >= rehearsed(plain).flops
+
+
+def test_members_take_as_many_times_what_one_takes():
+    one, three = (rehearsed(built("action_tokenizer", members=members)) for members in (1, 3))
+    assert three.flops == 3 * one.flops
+    assert three.optimizer == 3 * one.optimizer
 
 
 def test_no_kernels_are_rehearsed_that_are_for_cpus_alone(no_compiler):

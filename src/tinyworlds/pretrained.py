@@ -131,7 +131,7 @@ def save(
 ) -> None:
     """Write a world to `folder`; `known` is the folder with its evaluation and the result of its training.
 
-    With `half` weights are rounded to float16.
+    With `half` weights are rounded to float16, and figures and film of the world as it was do not come along.
 
     Raises:
         ValueError: such a file is there already, and not to be overwritten.
@@ -139,11 +139,12 @@ def save(
     there = [folder / name for name in (WEIGHTS, CONFIG, CARD, METRICS, PREVIEW, SCENES) if (folder / name).exists()]
     if there and not overwrite:
         raise ValueError(f"{there[0]} is there already: move it away, or choose another folder")
+    weights, rounded = _weights(dynamics, half=half)
     command = _command(known)
     config = {"format": FORMAT, "hyper_parameters": _portable(dict(dynamics.hparams)), "command": command}
-    metrics = _first(known, f"evaluation/{METRICS}", METRICS)
+    metrics = None if rounded else _first(known, f"evaluation/{METRICS}", METRICS)
     figures = None if metrics is None else read_object(metrics, "result of an evaluation")
-    preview = _preview(known)
+    preview = None if rounded else _preview(known)
     companions = {METRICS: metrics and metrics.read_bytes(), PREVIEW: preview, SCENES: _scenes(dynamics, known)}
     card = world_card(
         dynamics,
@@ -157,7 +158,7 @@ def save(
     # The config goes first and comes last: a folder that has one is complete, and of one world.
     (folder / CONFIG).unlink(missing_ok=True)
     with replacing(folder / WEIGHTS) as unfinished:
-        save_file(_weights(dynamics, half=half), unfinished)
+        save_file(weights, unfinished)
     texts = {CARD: card, CONFIG: json.dumps(config, indent=2, allow_nan=False) + "\n"}
     for name, content in {**companions, **{name: text.encode() for name, text in texts.items()}}.items():
         if not content:
@@ -167,11 +168,19 @@ def save(
             unfinished.write_bytes(content)
 
 
-def _weights(dynamics: Dynamics, *, half: bool) -> dict[str, torch.Tensor]:
-    """What is kept of a world; with `half` what is learned by gradients in float16, and what was counted as it is."""
-    learned = {name for name, _ in dynamics.named_parameters()} if half else set()
+def _weights(dynamics: Dynamics, *, half: bool) -> tuple[dict[str, torch.Tensor], bool]:
+    """What is kept of a world, and whether that changes it; with `half` what is learned by gradients is float16.
+
+    Raises:
+        ValueError: a weight is too large for float16.
+    """
     state = {name: value.contiguous().cpu() for name, value in dynamics.state_dict().items()}
-    return {name: value.half() if name in learned else value for name, value in state.items()}
+    learned = [name for name, _ in dynamics.named_parameters()] if half else []
+    kept = state | {name: state[name].half() for name in learned}
+    for name in learned:
+        if not kept[name].isfinite().all():
+            raise ValueError(f"half=True: {name} holds weights beyond {torch.finfo(torch.float16).max}; leave it out")
+    return kept, any(not torch.equal(kept[name].float(), state[name]) for name in learned)
 
 
 def push(dynamics: Dynamics, repo: str, *, known: Path | None, private: bool, license: str) -> str:

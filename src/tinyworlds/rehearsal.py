@@ -8,11 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensorMode,
-)
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -117,17 +113,11 @@ def _forward_and_backward(
     mixed: AbstractContextManager[Any] = nullcontext()
     if precision == "bf16-mixed":
         mixed = torch.autocast("cpu", torch.bfloat16)
-    try:
-        with ledger, Average(share):
-            with mixed:
-                loss = stage.training_step(clips, 0)
-            assert isinstance(loss, Tensor)
-            torch.autograd.backward(loss)
-    except (DataDependentOutputException, DynamicOutputShapeException) as error:
-        raise ValueError(
-            f"stage={stage.name} cannot be planned as it is set: how much {error.func} computes depends on the frames; "
-            "leave out stage.usage_weight"
-        ) from None
+    with ledger, Average(share):
+        with mixed:
+            loss = stage.training_step(clips, 0)
+        assert isinstance(loss, Tensor)
+        torch.autograd.backward(loss)
 
 
 def _updated(stage: Stage, optimizer: Callable[[nn.Module], Optimizer]) -> tuple[int, int]:

@@ -195,6 +195,7 @@ def test_divergence_is_told_from_other_mistakes(entry_point, small_store, capfd)
         ("device=tpu", "device=tpu: must be cpu or cuda"),
         ("games=pong", "games=pong: give a list, as games=[…]"),
         ("only=[foo]", "only: foo is no variant of"),
+        ("+baseline.foo=[]", "give lists of options by stage"),
         ("stages=[foo]", "stages: foo is none of video_tokenizer, action_tokenizer, dynamics, decoding"),
         ("seeds=[0,1]", "give one runs_dir for each of seeds=[0, 1]"),
         ("stages=[dynamics]", "no finished video_tokenizer of data=video in runs/seed0/"),

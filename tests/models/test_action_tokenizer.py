@@ -140,7 +140,8 @@ def test_actions_that_are_no_power_of_the_bins_are_refused(n_actions, num_bins):
 @pytest.fixture
 def committee(action_tokenizer) -> ActionTokenizer:
     """Three members with eight codes each, and two actions."""
-    options = {"members": 3, "codes": 8, "n_actions": 2, "latent_norm": True, "usage_weight": 0}
+    options = {"members": 3, "codes": 8, "n_actions": 2, "latent_norm": True}
+    options |= {"usage_weight": 0.5, "variance_weight": 2, "variance_target": 3}
     return roughened(ActionTokenizer(**{**action_tokenizer.hparams, **options}))
 
 
@@ -173,7 +174,14 @@ def test_an_action_of_a_committee_is_the_class_of_its_members_codes(committee, f
     again.load_state_dict(committee.state_dict())
     assert torch.equal(again.eval().tokenize(frames), actions)
     typical = committee.codebook.indices(committee.typical_codes(torch.arange(2)))
-    assert torch.equal(typical, committee.agreement.typical)
+    assert committee.agreement(typical).tolist() == [0, 1]
+    assert committee.pictures(frames)["actions"].shape[-1] == 3
+
+
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log")
+def test_codes_of_latents_that_are_no_numbers_are_counted_as_some(committee, frames):
+    """So that the run ends with what is said of a loss that is no number."""
+    assert not committee.training_step(frames * torch.nan, 0).isfinite()
 
 
 def test_one_member_is_the_action_tokenizer_of_before(action_tokenizer):
@@ -190,6 +198,8 @@ def test_one_member_is_the_action_tokenizer_of_before(action_tokenizer):
         ({"members": 3, "codes": 6}, "codes=6 is no power of num_bins=2"),
         ({"members": 9, "codes": 8}, "combinations"),
         ({"members": 0}, "members=0"),
+        ({"members": 2}, "members=2"),
+        ({"members": 3, "codes": 8, "n_actions": 0}, "n_actions=0"),
     ],
 )
 def test_members_that_cannot_agree_are_refused(action_tokenizer, options, wrong):

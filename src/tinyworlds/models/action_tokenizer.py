@@ -71,9 +71,9 @@ class ActionTokenizer(Stage):
         members: int,
         codes: int | None,
     ) -> None:
+        action_dim = latent_dim_of(n_actions, num_bins)
         check_members(members, codes=codes, n_actions=n_actions)
-        codes = n_actions if codes is None else codes
-        latent_dim = latent_dim_of(codes, num_bins, option="n_actions" if codes == n_actions else "codes")
+        latent_dim = action_dim if codes is None else latent_dim_of(codes, num_bins, option="codes")
         super().__init__(frame_size=frame_size, dataset=dataset, codes=n_actions)
         self.save_hyperparameters()
         check_whole("data.clip_length", dataset["clip_length"], at_least=2)
@@ -105,11 +105,11 @@ class ActionTokenizer(Stage):
         alone = members == 1
         self.encoder = encoders[0] if alone else CommitteeEncoder(encoders)
         self.decoder = decoders[0] if alone else CommitteeDecoder(decoders)
-        self.agreement = None if alone else Agreement(members=members, codes=codes, classes=n_actions)
+        self.agreement = None if alone else Agreement(members=members, codes=num_bins**latent_dim, classes=n_actions)
         self.members = members
         self.member_codebook = FSQ(latent_dim=latent_dim, num_bins=num_bins)
         self.codebook = FSQ(latent_dim=members * latent_dim, num_bins=num_bins)
-        self.quantizer = FSQ(latent_dim=latent_dim_of(n_actions, num_bins), num_bins=num_bins)
+        self.quantizer = FSQ(latent_dim=action_dim, num_bins=num_bins)
         self.latent_norm = LatentNorm(latent_dim=members * latent_dim) if latent_norm else nn.Identity()
         self.copy_psnr = validation_psnr()
         self.shuffled_psnr = validation_psnr()
@@ -189,23 +189,24 @@ class ActionTokenizer(Stage):
         codes = self.codebook(latents)
         if self.agreement is not None:
             self.agreement.count(self.codebook.indices(codes))
-        loss, predicted = self._prediction_loss(small, codes)
-        total = loss
-        if self.usage_weight:
-            total = total + self.usage_weight * loss.detach() * self._unused(latents)
-        if self.variance_weight:
-            flat = torch.relu(self.variance_target - parallel.moments_of_rows(latents)[1].mean())
-            total = total + self.variance_weight * flat
+        losses, predicted = self._prediction_losses(small, codes)
+        parts = zip(losses, latents.chunk(self.members, dim=-1), strict=True)
+        total = torch.stack([self._total(loss, own) for loss, own in parts]).mean()
         self.log("train/loss", total, prog_bar=True)
-        self.log("train/prediction_loss", loss)
+        self.log("train/prediction_loss", losses.mean())
         self.log("train/psnr", psnr(*self._scored(predicted.detach(), small[:, 1:])))
         return self.members * total  # the gradient of each member is the one that it would have alone
 
-    def _unused(self, latents: Float[Tensor, "B T MA"]) -> Float[Tensor, ""]:
-        """What the entropy of the codes of a member lacks, in nats, in the mean over the members."""
-        own = self.member_codebook
-        entropies = [code_entropy(part, own) for part in latents.chunk(self.members, dim=-1)]
-        return math.log(own.vocabulary) - torch.stack(entropies).mean()
+    def _total(self, loss: Float[Tensor, ""], latents: Float[Tensor, "B T A"]) -> Float[Tensor, ""]:
+        """What a member learns from: its prediction loss, and what its latents lack."""
+        total = loss
+        if self.usage_weight:
+            unused = math.log(self.member_codebook.vocabulary) - code_entropy(latents, self.member_codebook)
+            total = total + self.usage_weight * loss.detach() * unused
+        if self.variance_weight:
+            flat = torch.relu(self.variance_target - parallel.moments_of_rows(latents)[1].mean())
+            total = total + self.variance_weight * flat
+        return total
 
     def on_validation_start(self) -> None:
         if self.agreement is not None:
@@ -215,27 +216,26 @@ class ActionTokenizer(Stage):
         small = self.shrunk(frames)
         now, following = small[:, :-1], small[:, 1:]
         codes = self.encode(frames)
-        loss, predicted = self._prediction_loss(small, codes)
+        losses, predicted = self._prediction_losses(small, codes)
         shuffled = self.decode(now, parallel.rolled(codes))
-        self.log(METRIC, loss, prog_bar=True, sync_dist=True)
+        self.log(METRIC, losses.mean(), prog_bar=True, sync_dist=True)
         self.log_psnr("val/copy_psnr", self.copy_psnr, *self._scored(now, following))
         self.log_psnr("val/shuffled_psnr", self.shuffled_psnr, *self._scored(shuffled, following))
         self.log_image_quality(*self._scored(predicted, following))
         self.code_usage.update(self._actions(codes))
 
-    def _prediction_loss(
+    def _prediction_losses(
         self, small: Float[Tensor, "B T C h w"], codes: Float[Tensor, "B T-1 MA"]
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, "B T-1 C h w"]]:
-        """The mean of what members lose, each of which is to predict by its own code alone; their mean prediction."""
+    ) -> tuple[Float[Tensor, " M"], Float[Tensor, "B T-1 C h w"]]:
+        """Of each member, which is to predict by its own code alone; and the mean of what they predict."""
         now, following = small[:, :-1], small[:, 1:]
-        predicted = (
-            self.decoder.each(now, codes)
-            if isinstance(self.decoder, CommitteeDecoder)
-            else self.decode(now, codes).unsqueeze(0)
-        )
+        if isinstance(self.decoder, CommitteeDecoder):
+            predicted = self.decoder.each(now, codes)
+        else:
+            predicted = self.decode(now, codes).unsqueeze(0)
         target = following, moving(following, now)
         losses = [pixel_loss(*self._scored(each, *target), moving_weight=self.moving_weight) for each in predicted]
-        return torch.stack(losses).mean(), predicted.mean(0)
+        return torch.stack(losses), predicted.mean(0)
 
     def _scored(self, *transitions: Shaped[Tensor, "B N ..."]) -> list[Shaped[Tensor, "B S ..."]]:
         """Those that count."""

@@ -4,17 +4,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from tinyworlds import parallel
 from tinyworlds.data.settings import check_whole
+from tinyworlds.nn.fsq import counted
 from tinyworlds.nn.latent_classes import latent_classes
 
 REMEMBERED = 300
 """Batches after which a count has faded to 1/e: codes drift while their encoders learn."""
-MAX_COMBINATIONS = 2**16
-"""Of the codes of all members; so many are counted and put into classes within seconds."""
+MAX_WORK = 2**22
+"""Combinations of codes, times members, times codes: so many take seconds to be put into classes."""
 SEED = 0
 """Of the beginnings from which classes are looked for."""
 
@@ -99,7 +101,7 @@ class Agreement(nn.Module):
     @torch.no_grad()
     def count(self, combinations: Int64[Tensor, "*batch"]) -> None:
         """Count those of a batch, of all ranks, while the earlier ones fade."""
-        came = torch.bincount(combinations.flatten(), minlength=len(self.counts)).to(self.counts.dtype)
+        came = counted(combinations, len(self.counts))
         self.counts.mul_(1 - 1 / REMEMBERED).add_(parallel.sum_over_ranks(came))
 
     @torch.no_grad()
@@ -118,8 +120,10 @@ class Agreement(nn.Module):
         )
         every = self._codes(torch.arange(len(self.counts)))
         joint = prior + sum(table[codes] for table, codes in zip(tables, every.T, strict=True))
-        self.class_of.copy_(joint.argmax(-1))
-        self.typical.copy_((tables.argmax(1) * self.place.cpu().unsqueeze(-1)).sum(0))
+        found = joint.argmax(-1)
+        own = F.one_hot(found, len(self.typical)).bool()
+        self.class_of.copy_(found)
+        self.typical.copy_(joint.where(own, -torch.inf).argmax(0))
 
     def _codes(self, combinations: Int64[Tensor, " N"]) -> Int64[Tensor, "N M"]:
         """Those of the members."""
@@ -132,11 +136,12 @@ def check_members(members: int, *, codes: int | None, n_actions: int) -> None:
         ValueError: so many members with so many codes have no such classes.
     """
     check_whole("members", members, at_least=1)
-    if members == 1 and codes not in (None, n_actions):
+    own = n_actions if codes is None else codes
+    if members == 1 and own != n_actions:
         raise ValueError(f"codes={codes}: one member's codes are the actions, n_actions={n_actions}; leave it null")
-    if codes is not None and not n_actions <= codes:
+    if members == 2:
+        raise ValueError("members=2: of two that differ none is outvoted; give 1, or 3 or more")
+    if own < n_actions:
         raise ValueError(f"codes={codes} are fewer than n_actions={n_actions}")
-    if members > 1 and (codes or n_actions) ** members > MAX_COMBINATIONS:
-        raise ValueError(
-            f"members={members} with {codes or n_actions} codes each: more than {MAX_COMBINATIONS} combinations"
-        )
+    if members > 1 and own**members * members * own > MAX_WORK:
+        raise ValueError(f"members={members} with {own} codes each have {own**members} combinations, too many to count")

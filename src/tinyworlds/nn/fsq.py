@@ -51,6 +51,16 @@ class FSQ(nn.Module):
         return level / (self.num_bins - 1) * 2 - 1
 
 
+def counted(indices: Int64[Tensor, "*batch"], vocabulary: int) -> Float[Tensor, " V"]:
+    """How often each of 0 … V-1 occurs; an index beyond them, that of a latent which is no number, as the nearest.
+
+    A loss that is no number is told of when the next step has been computed, which must get there.
+    """
+    known = indices.flatten().clamp(0, vocabulary - 1)
+    ones = torch.ones(len(known), device=known.device)
+    return torch.zeros(vocabulary, device=known.device).index_add_(0, known, ones)
+
+
 def code_entropy(latents: Float[Tensor, "B T A"], quantizer: FSQ) -> Float[Tensor, ""]:
     """Entropy, in nats, of the distribution of the codes that `latents` of all ranks round to, in 0 … log V.
 
@@ -58,7 +68,7 @@ def code_entropy(latents: Float[Tensor, "B T A"], quantizer: FSQ) -> Float[Tenso
     """
     vocabulary = quantizer.codes(torch.arange(quantizer.vocabulary, device=latents.device))
     flat = rearrange(latents, "b t a -> (b t) a")
-    counts = torch.bincount(quantizer.indices(quantizer(flat)), minlength=quantizer.vocabulary) / len(flat)
+    counts = counted(quantizer.indices(quantizer(flat)), quantizer.vocabulary) / len(flat)
     counts = parallel.mean_of_rows(counts.unsqueeze(0))
     distance = (torch.tanh(flat).unsqueeze(1) - vocabulary).abs() * (quantizer.num_bins - 1) / 2
     partly = parallel.mean_of_rows((1 - distance).clamp_min(0).prod(-1))
