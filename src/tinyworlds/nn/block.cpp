@@ -23,11 +23,11 @@ using Tile = std::vector<Row>;
 
 struct Sizes {
   int64_t batch, frames, positions, embed, heads, units, actions, past;
-  bool norm_first, temporal, only_remember;
+  bool norm_first, temporal, only_remember, turned;
 
   explicit Sizes(const int64_t *s)
       : batch(s[0]), frames(s[1]), positions(s[2]), embed(s[3]), heads(s[4]), units(s[5]), actions(s[6]), past(s[7]),
-        norm_first(s[8]), temporal(s[9]), only_remember(s[10]) {}
+        norm_first(s[8]), temporal(s[9]), only_remember(s[10]), turned(s[11]) {}
   int64_t groups() const { return (positions + LANES - 1) / LANES; }
 };
 
@@ -148,6 +148,7 @@ class Block {
     const float *latents = tensors.take();
     const bool *given = reinterpret_cast<bool *>(tensors.take());
     visible = reinterpret_cast<bool *>(tensors.take());
+    if (s.turned) in_space = tensors.take(), in_time = tensors.take();
     spatial.emplace(tensors, s, latents, given);
     if (s.temporal) temporal.emplace(tensors, s, latents, given);
     feed_forward.emplace(tensors, s, latents, given);
@@ -159,6 +160,7 @@ class Block {
       const int64_t n = job / s.groups(), first = job % s.groups() * LANES;
       read(frame(n), s.embed, first, s.positions, room.x.data());
       spatial->in(before(spatial->norm, room.x, n, room.other), s.embed, room.wide.data(), 3 * s.embed);
+      if (s.turned) turn_in_space(first, room.wide.data(), 2 * s.heads);
       write(qkv(n), 3 * s.embed, first, s.positions, room.wide.data());
     }
   }
@@ -184,6 +186,7 @@ class Block {
   float *x, *projected, *keys, *values;
   Seen<const float> seen;
   const bool *visible;
+  const float *in_space, *in_time;  // cosines, then sines: (D / 2, positions) of places, (frames, D / 2) of times
   std::optional<Part> spatial, temporal, feed_forward;
   const float scale = LOG2_E / std::sqrt(static_cast<float>(D));
 
@@ -216,9 +219,33 @@ class Block {
     Row *wide = room.wide.data();
     const int64_t row = s.only_remember ? s.embed : 0;  // no queries
     temporal->in(before(temporal->norm, room.x, n, room.other), s.embed, wide, 3 * s.embed, row);
+    if (s.turned) turn_in_time(n % s.frames, wide + row, row ? s.heads : 2 * s.heads);
     write(qkv(n), s.embed, first, s.positions, wide);
     write(keys + n * size(), s.embed, first, s.positions, wide + s.embed);
     write(values + n * size(), s.embed, first, s.positions, wide + 2 * s.embed);
+  }
+
+  // Rotary positions of so many heads, those of queries and then those of keys: pairs of channels i, i + D / 2.
+  void turn_in_space(int64_t first, Row *channels, int64_t heads) const {
+    const float *sines = in_space + D / 2 * s.positions;
+    for (int64_t i = 0; i < D / 2; i++) {
+      const int64_t at = i * s.positions + first;
+      turn(channels + i, heads, load(in_space + at, s.positions - first), load(sines + at, s.positions - first));
+    }
+  }
+
+  void turn_in_time(int64_t t, Row *channels, int64_t heads) const {
+    const float *cosines = in_time + t * (D / 2), *sines = cosines + s.frames * (D / 2);
+    for (int64_t i = 0; i < D / 2; i++) turn(channels + i, heads, all(cosines[i]), all(sines[i]));
+  }
+
+  void turn(Row *channels, int64_t heads, Lanes cosine, Lanes sine) const {
+    for (int64_t head = 0; head < heads; head++) {
+      Lanes &one = channels[head * D].lanes, &other = channels[head * D + D / 2].lanes;
+      const Lanes turned = one * cosine - other * sine;
+      other = one * sine + other * cosine;
+      one = turned;
+    }
   }
 
   void attend_within_frame(int64_t n, int64_t first, Room &room) const {

@@ -39,8 +39,8 @@ def can_run_blocks(x: Tensor, head_dim: int) -> bool:
     "tinyworlds::run_blocks",
     mutates_args=(),
     device_types="cpu",
-    schema="(Tensor x, Tensor[] weights, Tensor[] past, Tensor visible, Tensor latents, Tensor given, int blocks, "
-    "int heads, bool norm_first, bool temporal, bool remember) -> (Tensor, Tensor)",
+    schema="(Tensor x, Tensor[] weights, Tensor[] past, Tensor visible, Tensor latents, Tensor given, Tensor[] turns, "
+    "int blocks, int heads, bool norm_first, bool temporal, bool remember) -> (Tensor, Tensor)",
 )
 def run_blocks(
     x: Float[Tensor, "B T P E"],
@@ -49,6 +49,7 @@ def run_blocks(
     visible: Bool[Tensor, "T K"],
     latents: Float[Tensor, "B T A"],
     given: Bool[Tensor, " T"],
+    turns: Sequence[Float[Tensor, "two ..."]],
     blocks: int,
     heads: int,
     norm_first: bool,
@@ -57,16 +58,17 @@ def run_blocks(
 ) -> tuple[Float[Tensor, "B T P E"], Float[Tensor, "N B T h D P"]]:
     """What so many `blocks` make of `x`; and, in turn, the keys and values of each of them if they are to `remember`.
 
-    `weights` are the parameters of the blocks in their order, `past` keys and values for each of them, or none. Without
-    actions, ``A = 0``, norms are RMS norms. To remember, nothing of the last block is computed after its keys and
-    values.
+    `weights` are the parameters of the blocks in their order, `past` keys and values for each of them, or none. `turns`
+    are cosines and sines by which queries and keys are turned (rotary positions), (2, D/2, P) by place and (2, T, D/2)
+    by time, or none. Without actions, ``A = 0``, norms are RMS norms. To remember, nothing of the last block is
+    computed after its keys and values.
     """
     batch, frames, positions, embed = x.shape
     x = x.transpose(2, 3).clone(memory_format=torch.contiguous_format)  # it is worked on in place
     projected = x.new_empty(batch, frames, 3 * embed, positions)
     kept = x.new_empty(2 * (blocks if remember else 1), batch, frames, heads, embed // heads, positions)
     none = x.new_empty(batch, 0, heads, embed // heads, positions)
-    own, rest = kept[:2], [tensor.contiguous() for tensor in (latents, given, visible)]
+    own, rest = kept[:2], [tensor.contiguous() for tensor in (latents, given, visible, *turns)]
     each = len(weights) // blocks
     for index in range(blocks):
         if remember:
@@ -77,7 +79,7 @@ def run_blocks(
         sizes = (batch, frames, positions, embed, heads, units, latents.shape[-1], seen[0].shape[1])
         last = remember and index == blocks - 1
         tensors = [x, projected, own[0], own[1], *seen, *rest, *of_block]
-        native.call(SOURCE, f"block_{embed // heads}", tensors, (*sizes, norm_first, temporal, last))
+        native.call(SOURCE, f"block_{embed // heads}", tensors, (*sizes, norm_first, temporal, last, bool(turns)))
     return x.transpose(2, 3).contiguous(), kept if remember else kept[:0].clone()
 
 
@@ -92,7 +94,7 @@ def _(x: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
 @register_flop_formula(torch.ops.tinyworlds.run_blocks)
 def _flops(x: torch.Size, weights: Sequence[torch.Size], *others: Any, **_: Any) -> int:
     """Those of matrix products, attention's among them."""
-    _, visible, latents, _, blocks, _, _, temporal, remember = others
+    _, visible, latents, _, _, blocks, _, _, temporal, remember = others
     batch, frames, positions, embed = x
     of_norm = 2 if latents[-1] else 1
     # To remember, all of the last block is left out that comes after what makes its keys and values.

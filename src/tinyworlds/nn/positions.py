@@ -123,8 +123,12 @@ class RoPE(Positions):
         self.in_space: Tensor
 
     def looks(self, timeline: Timeline) -> Looks:
-        turns = rearrange(_turns(_angles(timeline.times, self.pairs)), "two t c -> two t 1 1 c")
+        turns = rearrange(self.in_time(timeline), "two t c -> two t 1 1 c")
         return Looks(Look(turns=self.in_space), Look(timeline.visible, turns))
+
+    def in_time(self, timeline: Timeline) -> Float[Tensor, "two T pairs"]:
+        """Cosines and sines of the angles of frames."""
+        return _turns(_angles(timeline.times, self.pairs))
 
 
 class ALiBi(Positions):

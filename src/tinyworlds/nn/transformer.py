@@ -14,7 +14,7 @@ from tinyworlds.nn.block import NORMS, Block, Passed
 from tinyworlds.nn.feed_forward import SWIGLU, Routing, SwiGLU
 from tinyworlds.nn.inference import can_run_blocks, run_blocks
 from tinyworlds.nn.norms import FILM, MODULATED, Condition, RMSNorm
-from tinyworlds.nn.positions import POSITIONS, Looks, SinCos, Timeline, check_positions
+from tinyworlds.nn.positions import POSITIONS, ALiBi, Looks, RoPE, Timeline, check_positions
 
 CONDITIONINGS = (*MODULATED, "add", "prepend")
 
@@ -93,7 +93,7 @@ class SpaceTimeTransformer(nn.Module):
         self.from_action = None if in_blocks or condition_dim is None else nn.Linear(condition_dim, embed_dim)
         self.extra = int(self.from_action is not None and conditioning == "prepend")  # tokens before those of a frame
         self.positions = POSITIONS[positions](embed_dim=embed_dim, num_heads=num_heads, grid=grid, extra=self.extra)
-        self.published = isinstance(self.positions, SinCos) and not qk_norm and conditioning != "adaln_zero"
+        self.native = not isinstance(self.positions, ALiBi) and not qk_norm and conditioning != "adaln_zero"
         self.recompute = False  # what each block computes, for its gradient, instead of keeping it
         self.routed: list[list[Routing]] = [[] for _ in self.blocks]  # by block, of the passes since `take_routing`
 
@@ -161,7 +161,7 @@ class SpaceTimeTransformer(nn.Module):
         block = self.blocks[0]
         assert isinstance(block, Block)
         return (
-            self.published
+            self.native
             and can_run_blocks(x, block.spatial.part.head_dim)
             and isinstance(block.feed_forward.part, SwiGLU)
             and type(block.spatial.part.out.weight) is nn.Parameter  # and not part of one, as under FSDP
@@ -180,12 +180,16 @@ class SpaceTimeTransformer(nn.Module):
         if condition is None:
             latents = x.new_zeros(*x.shape[:2], self.condition_dim or 0)
             condition = Condition(latents, torch.zeros_like(timeline.times, dtype=torch.bool))
+        turns = []
+        if isinstance(self.positions, RoPE):
+            turns = [rearrange(self.positions.in_space, "two p 1 c -> two c p"), self.positions.in_time(timeline)]
         x, kept = run_blocks(
             x,
             list(self.blocks.parameters()),
             [] if past is None else [tensor for block in past.blocks for tensor in block],
             timeline.visible,
             *condition,
+            turns,
             len(self.blocks),
             self.num_heads,
             self.norm_first,
