@@ -56,6 +56,7 @@ CHOICES: dict[str, dict[str, Sequence[Any]]] = {
         "stage/encoder": files("stage/encoder"),
         "stage/decoder": files("stage/decoder"),
         "stage.latent_norm": FLAG,
+        "stage.members": (1, "3 stage.codes=4 stage.n_actions=2"),
     },
     "dynamics": {
         **TRAINING,
@@ -132,9 +133,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tokenizers(store: Path) -> Tokenizers:
-    """Untrained ones, for the dynamics."""
+    """Untrained ones, for the dynamics; what actions there are, several codecs agree on."""
     options = (f"data.path={store}", "data.val_fraction=0.2")
-    configs = [composed(stage, {}, *options) for stage in ("video_tokenizer", "action_tokenizer")]
+    rows = {"video_tokenizer": {}, "action_tokenizer": {"stage.members": "3 stage.codes=8 stage.n_actions=4"}}
+    configs = [composed(stage, row, *options) for stage, row in rows.items()]
     return Tokenizers(*(build(config.stage, **known(build(config.data))).eval() for config in configs))
 
 
