@@ -16,7 +16,6 @@ def measured(control: float) -> dict[str, dict[str, float]]:
         "actions": {"control_score": control},
         "prediction": ks | {"psnr_1": 23.0, "psnr_moving_16": 19.0, "delta_psnr_4": 1.0},
         "obedience": {"accuracy": 0.6, "chance": 0.25},
-        "speed": {"frames_per_second": 30.0, "training_seconds": 600.0},
     }
 
 
