@@ -51,13 +51,15 @@ class Attention(nn.Module):
         """Queries, keys and values, or the last two alone: the former normalized and turned if they are to be."""
         if self.query_norm is None and look.turns is None:
             return projected
-        *scored, values = rearrange(projected, "b t p (parts h d) -> parts b t p h d", parts=parts, h=self.num_heads)
-        for place, norm in enumerate((self.query_norm, self.key_norm)[3 - parts :]):
-            if norm is not None:
-                scored[place] = norm(scored[place]).to(values.dtype)
-            if look.turns is not None:
-                scored[place] = turned(scored[place], look.turns)
-        return rearrange([*scored, values], "parts b t p h d -> b t p (parts h d)")
+        heads = rearrange(projected, "b t p (h d) -> b t p h d", d=self.head_dim)
+        scored, values = heads.tensor_split([(parts - 1) * self.num_heads], dim=-2)
+        if self.query_norm is not None and self.key_norm is not None:
+            norms = (self.query_norm, self.key_norm)[3 - parts :]
+            each = zip(norms, scored.chunk(parts - 1, dim=-2), strict=True)
+            scored = torch.cat([norm(part) for norm, part in each], dim=-2).to(values.dtype)
+        if look.turns is not None:
+            scored = turned(scored, look.turns)
+        return torch.cat([scored, values], dim=-2).flatten(-2)
 
 
 class SpatialAttention(Attention):

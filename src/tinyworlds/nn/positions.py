@@ -158,9 +158,9 @@ POSITIONS: dict[str, type[Positions]] = {SINCOS: SinCos, "rope": RoPE, "alibi": 
 
 def turned(x: Float[Tensor, "*batch D"], turns: Float[Tensor, "two ..."]) -> Float[Tensor, "*batch D"]:
     """Each pair of channels i, i + D/2 turned by its angle, of which `turns` are cosine and sine."""
-    first, second = x.chunk(2, dim=-1)
     cosine, sine = turns.to(x.dtype)
-    return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
+    other = x.roll(x.shape[-1] // 2, dims=-1)  # of the pair
+    return torch.addcmul(x * torch.cat([cosine, cosine], dim=-1), other, torch.cat([-sine, sine], dim=-1))
 
 
 def split_embedding(embed_dim: int) -> tuple[int, int, int]:
