@@ -97,9 +97,11 @@ def actions(path: Path) -> None:
         tokenizer = world.dynamics.action_tokenizer
         frames = worlds.as_floats(worlds.prompts(world)[SCENE[name], None, -2:])
         small, codes = tokenizer.shrunk(frames), tokenizer.encode(frames)
-        every = tokenizer.quantizer.codes(torch.arange(world.n_actions))
+        every = tokenizer.typical_codes(torch.arange(world.n_actions))
         chosen = torch.stack([codes[0].expand_as(every), every], dim=1)
         following = tokenizer.decode(small.expand(world.n_actions, -1, -1, -1, -1), chosen)[:, -1]
         rows = as_pictures(torch.stack([following, following - small[0, -1]]))
         pages.append(grid(rows, scale=3, labels=(game, "change"), column_labels=worlds.action_names(world)))
-    save_png(path, np.concatenate(pages))
+    widest = max(page.shape[1] for page in pages)
+    padded = [np.pad(page, ((0, 0), (0, widest - page.shape[1]), (0, 0)), constant_values=255) for page in pages]
+    save_png(path, np.concatenate(padded))
