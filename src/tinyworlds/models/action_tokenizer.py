@@ -105,12 +105,12 @@ class ActionTokenizer(Stage):
         alone = members == 1
         self.encoder = encoders[0] if alone else CommitteeEncoder(encoders)
         self.decoder = decoders[0] if alone else CommitteeDecoder(decoders)
+        self.latent_norm = LatentNorm(latent_dim=members * latent_dim) if latent_norm else nn.Identity()
         self.agreement = None if alone else Agreement(members=members, codes=num_bins**latent_dim, classes=n_actions)
         self.members = members
         self.member_codebook = FSQ(latent_dim=latent_dim, num_bins=num_bins)
         self.codebook = FSQ(latent_dim=members * latent_dim, num_bins=num_bins)
         self.quantizer = FSQ(latent_dim=action_dim, num_bins=num_bins)
-        self.latent_norm = LatentNorm(latent_dim=members * latent_dim) if latent_norm else nn.Identity()
         self.copy_psnr = validation_psnr()
         self.shuffled_psnr = validation_psnr()
 

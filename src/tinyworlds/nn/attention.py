@@ -51,7 +51,7 @@ class Attention(nn.Module):
         """Queries, keys and values, or the last two alone: the former normalized and turned if they are to be."""
         if self.query_norm is None and look.turns is None:
             return projected
-        heads = rearrange(projected, "b t p (h d) -> b t p h d", d=self.head_dim)
+        heads = rearrange(projected, "b t p (h d) -> b t p h d", h=parts * self.num_heads)
         scored, values = heads.tensor_split([(parts - 1) * self.num_heads], dim=-2)
         if self.query_norm is not None and self.key_norm is not None:
             norms = (self.query_norm, self.key_norm)[3 - parts :]
