@@ -21,11 +21,11 @@ def window(path: Path) -> None:
     world = World.load(worlds.folder("vizdoom"))
     dynamics, names = world.dynamics, worlds.action_names(world)
     seen: ClipTokens = dynamics.tokenize(worlds.as_floats(worlds.prompts(world)[SCENE][None]))
-    shown = world.context_length - 1
+    shown, noise = world.context_length - 1, torch.Generator().manual_seed(0)
     rows = []
     for action in ACTIONS:
         before = worlds.token_map(dynamics.video_tokenizer, seen.tokens[0, -shown:])
-        seen, codes = dynamics.advance(seen, torch.tensor([[action]]), decoding=world.decoding)
+        seen, codes = dynamics.advance(seen, torch.tensor([[action]]), decoding=world.decoding, generator=noise)
         after = worlds.token_map(dynamics.video_tokenizer, seen.tokens[0, -1:])
         picture = as_pictures(dynamics.render(seen.tokens, count=1, codes=codes)[0])
         rows.append(np.concatenate([before, np.full_like(after, GREY), after, picture]))
