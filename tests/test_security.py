@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 from tinyworlds import World, probe
+from tinyworlds.addresses import beside
 from tinyworlds.checkpoints import load_stage, newest, write_result
 from tinyworlds.data.clips import Clips
 from tinyworlds.data.hub import fetch_shared, store_card
@@ -30,7 +31,6 @@ from tinyworlds.interop import read_checkpoint
 from tinyworlds.media import replacing
 from tinyworlds.models import Dynamics, VideoTokenizer
 from tinyworlds.models.tokenizers import Tokenizers
-from tinyworlds.pretrained import beside
 from tinyworlds.repository import fetch
 from tinyworlds.torch_files import load
 

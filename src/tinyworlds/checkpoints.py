@@ -118,14 +118,17 @@ def write_result(
 
 
 def training_seconds(folder: Path) -> tuple[float | None, str]:
-    """What the run in `folder` took, with the tokenizers it is built on; None where that is not known, and why."""
+    """What the run in `folder` took, with the tokenizers it is built on; None where that is not known, and why.
+
+    The reason names no folder, since it goes into the figures that are shared with a world.
+    """
     path = folder / RESULT
     if not path.is_file():
-        return None, f"there is no {path}, which a finished run leaves beside its checkpoint"
+        return None, f"there is no {RESULT}, which a finished run leaves beside its checkpoint"
     seconds = read_object(path, "result of a run").get("seconds_in_all")
     if seconds is not None:
         check_number(f"{path}: seconds_in_all", seconds, at_least=0)
-    return seconds, "" if seconds is not None else f"{path} does not know how long the tokenizers were trained"
+    return seconds, "" if seconds is not None else f"{RESULT} does not know how long the tokenizers were trained"
 
 
 def newest(runs_dir: str | Path, dataset: str, stage: str) -> Path:

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int64, UInt8
 from omegaconf import DictConfig
 
 from tinyworlds import control, prediction
+from tinyworlds.addresses import beside
 from tinyworlds.checkpoints import newest, training_seconds
 from tinyworlds.command import command
 from tinyworlds.data.clip_datamodule import ClipDataModule
@@ -22,7 +23,7 @@ from tinyworlds.maskgit import chosen_decoding
 from tinyworlds.metrics import perplexity
 from tinyworlds.play import rollout
 from tinyworlds.prediction import CONTROL_STEP, STEPS, Foretelling
-from tinyworlds.pretrained import METRICS, beside
+from tinyworlds.pretrained import METRICS
 from tinyworlds.probe import Probe, cached_probe
 from tinyworlds.report import Evaluation, Scores, text_table, write_report
 from tinyworlds.scenes import held_out

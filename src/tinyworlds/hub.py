@@ -11,12 +11,13 @@ from hydra import compose
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
+from tinyworlds.addresses import address, split_address
 from tinyworlds.command import build, command
 from tinyworlds.data.datamodules import PublicStore
 from tinyworlds.data.hub import fetch_shared, upload_store
 from tinyworlds.data.store import FrameStore
 from tinyworlds.interop import convert
-from tinyworlds.pretrained import CARD, CONFIG, METRICS, PREVIEW, WEIGHTS, address, fetch_world, split_address
+from tinyworlds.pretrained import CARD, CONFIG, METRICS, PREVIEW, WEIGHTS, fetch_world
 from tinyworlds.repository import check_repo, fetch, files
 from tinyworlds.scenes import SCENES
 from tinyworlds.world import World

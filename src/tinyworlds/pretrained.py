@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from tinyworlds import scenes
+from tinyworlds.addresses import HUB, split_address
 from tinyworlds.checkpoints import RESULT, load_stage
 from tinyworlds.json_files import read_object
 from tinyworlds.media import replacing
@@ -34,8 +35,6 @@ from tinyworlds.torch_files import first_line
 
 FORMAT = 1
 WEIGHTS, CONFIG, CARD, METRICS, PREVIEW = "model.safetensors", "config.json", "README.md", "metrics.json", "preview.gif"
-HUB = "hf://"
-
 MAX_PREVIEW_BYTES = 50 * 10**6
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "I64": torch.int64}
@@ -67,38 +66,6 @@ def open_world(where: str | Path) -> Opened:
             f"there is no checkpoint {path}, nor a folder of that name; a world of the Hub is {HUB}user/name"
         )
     return Opened(load_stage(path, Dynamics), path.parent)
-
-
-def beside(where: str | Path, name: str, *, runs_dir: str) -> Path:
-    """The folder `name` for what is made of a world: in its own, or for a world of the Hub in one in `runs_dir`.
-
-    Raises:
-        ValueError: it is a link, which whoever made the world may have put there.
-    """
-    if str(where).startswith(HUB):
-        folder = Path(runs_dir, "hub", split_address(str(where))[0])
-    else:
-        folder = Path(where) if Path(where).is_dir() else Path(where).parent
-    if (folder / name).is_symlink():
-        raise ValueError(f"{folder / name} is a link to elsewhere: remove it, or give out=")
-    return folder / name
-
-
-def split_address(address: str) -> tuple[str, str | None]:
-    """Repository and revision of ``hf://user/name[@revision]``; ``hf://`` may be missing.
-
-    Raises:
-        ValueError: it is none.
-    """
-    repo, _, revision = address.removeprefix(HUB).partition("@")
-    check_repo(repo)
-    return repo, revision or None
-
-
-def address(repo: str, revision: str | None) -> str:
-    """``hf://user/name[@revision]``, where `repo` may be such an address already."""
-    repo, named = split_address(repo)
-    return f"{HUB}{repo}" + (f"@{revision or named}" if revision or named else "")
 
 
 def fetch_world(repo: str, *, revision: str | None = None) -> Path:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64, UInt8
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from tinyworlds import pretrained
+from tinyworlds import addresses, pretrained
 from tinyworlds.data.clips import normalize
 from tinyworlds.data.settings import check_device
 from tinyworlds.data.token_cache import ClipTokens
@@ -91,7 +91,7 @@ class World:
             FileNotFoundError: there is none, or it cannot be downloaded.
             ValueError: it is something else.
         """
-        address = where if Path(where).is_dir() else pretrained.address(str(where), revision)
+        address = where if Path(where).is_dir() else addresses.address(str(where), revision)
         return cls.load(address, **options)
 
     def save_pretrained(

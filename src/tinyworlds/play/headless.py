@@ -9,12 +9,12 @@ from jaxtyping import UInt8
 from omegaconf import DictConfig, ListConfig
 
 from tinyworlds import scenes
+from tinyworlds.addresses import beside
 from tinyworlds.data.settings import check_whole
 from tinyworlds.media import replacing, save_gif, save_mp4, save_png
 from tinyworlds.play import rollout
 from tinyworlds.play.opening import action_names, open_world
 from tinyworlds.play.recording import frames_digest, read_log, replay, save_films
-from tinyworlds.pretrained import beside
 from tinyworlds.world import World
 
 
