@@ -18,7 +18,7 @@ from tinyworlds import World, parallel
 from tinyworlds.command import CONF
 from tinyworlds.maskgit import anchored_mask, frame_mask, replace_some
 from tinyworlds.models import STAGES
-from tinyworlds.nn.committee import Agreement
+from tinyworlds.nn.agreement import Agreement
 from tinyworlds.nn.feed_forward import MoE, Routing
 from tinyworlds.nn.fsq import FSQ, code_entropy
 from tinyworlds.nn.norms import LatentNorm
@@ -53,9 +53,9 @@ def over_the_batch(rows: torch.Tensor) -> list[torch.Tensor]:
         replace_some(tokens, share=1.0, generator=None),
         torch.isin(torch.arange(len(rows)), parallel.spread(len(rows), share=0.3, device=device)),
     ]
-    agreement = Agreement(members=2, codes=4, classes=2)
-    agreement.count(tokens[:, :, 0] % 16)
-    statistics = [norm.norm.running_mean, norm.norm.running_var, agreement.counts]
+    agreement = Agreement(members=5, codes=4, actions=2, transitions=4)
+    agreement.keep(tokens % 4)
+    statistics = [norm.norm.running_mean, norm.norm.running_var, agreement.recent[: ROWS + 1]]
     return [*(x.detach() for x in (*global_losses, weighed)), *statistics, gradient, *drawn]
 
 

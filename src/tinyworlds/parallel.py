@@ -92,6 +92,15 @@ def spread(count: int, *, share: float, device: torch.device) -> Int64[Tensor, "
     return torch.tensor(chosen, dtype=torch.long, device=device)
 
 
+def all_rows(rows: Num[Tensor, "N ..."]) -> Num[Tensor, "RN ..."]:
+    """The rows of all ranks, those of rank 0 first; no gradients flow back."""
+    if world_size() == 1:
+        return rows.detach()
+    whole = [torch.empty_like(rows) for _ in range(world_size())]
+    dist.all_gather(whole, rows.detach().contiguous())
+    return torch.cat(whole)
+
+
 def rolled(rows: Num[Tensor, "N ..."]) -> Num[Tensor, "N ..."]:
     """Each row the one before it in the whole batch, and the first the last; no gradients flow back."""
     moved = rows.detach().roll(1, dims=0)

@@ -1,8 +1,10 @@
 import pytest
 import torch
+from einops import rearrange
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tinyworlds.data.clips import normalize
 from tinyworlds.models import ActionTokenizer
 from tinyworlds.models.action_tokenizer import latent_dim_of
 from tinyworlds.nn.action_codecs import MeanConcatEncoder, WindowAttentionEncoder
@@ -140,7 +142,13 @@ def test_actions_that_are_no_power_of_the_bins_are_refused(n_actions, num_bins):
 @pytest.fixture
 def committee(action_tokenizer) -> ActionTokenizer:
     """Three members with eight codes each, and two actions."""
-    options = {"members": 3, "codes": 8, "n_actions": 2, "latent_norm": True}
+    options = {
+        "members": 3,
+        "codes": 8,
+        "n_actions": 2,
+        "latent_norm": True,
+        "dataset": {**action_tokenizer.hparams.dataset, "clip_length": 5},
+    }
     options |= {"usage_weight": 0.5, "variance_weight": 2, "variance_target": 3}
     return roughened(ActionTokenizer(**{**action_tokenizer.hparams, **options}))
 
@@ -149,7 +157,7 @@ def test_members_learn_what_each_would_alone(committee, frames):
     """Neither prediction nor gradient of one depends on the others."""
     committee.training_step(frames, 0).backward()
     for index in range(3):
-        options = {**committee.hparams, "members": 1, "codes": None, "n_actions": 8}
+        options = {**committee.hparams, "members": 1}
         alone = ActionTokenizer(**options)
         alone.encoder.load_state_dict(committee.encoder.members[index].state_dict())
         alone.decoder.load_state_dict(committee.decoder.members[index].state_dict())
@@ -160,7 +168,7 @@ def test_members_learn_what_each_would_alone(committee, frames):
                 torch.testing.assert_close(together.grad, single.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_an_action_of_a_committee_is_the_class_of_its_members_codes(committee, frames):
+def test_actions_of_a_committee_are_read_from_its_members_codes(committee, frames):
     for _ in range(3):
         committee.training_step(frames, 0)
     committee.on_validation_start()
@@ -168,14 +176,26 @@ def test_an_action_of_a_committee_is_the_class_of_its_members_codes(committee, f
     actions = committee.tokenize(frames)
     assert committee.n_actions == 2
     assert int(actions.max()) < 2
-    combinations = committee.codebook.indices(committee.encode(frames))
-    assert torch.equal(actions, committee.agreement.class_of[combinations])
+    own = rearrange(committee.encode(frames), "b n (m a) -> b n m a", m=3)
+    assert torch.equal(actions, committee.agreement(committee.codebook.indices(own)))
     again = ActionTokenizer.from_hyperparameters(committee.hparams)
     again.load_state_dict(committee.state_dict())
     assert torch.equal(again.eval().tokenize(frames), actions)
-    typical = committee.codebook.indices(committee.typical_codes(torch.arange(2)))
-    assert committee.agreement(typical).tolist() == [0, 1]
+    typical = rearrange(committee.typical_codes(torch.arange(2)), "k (m a) -> k m a", m=3)
+    assert torch.equal(committee.codebook.indices(typical), committee.agreement.typical(torch.arange(2)))
     assert committee.pictures(frames)["actions"].shape[-1] == 3
+
+
+def test_actions_of_a_film_are_those_of_its_clips(committee, frames):
+    """Each is read with the frames before it, as many as clips had in training."""
+    committee.training_step(frames, 0)
+    committee.on_validation_start()
+    committee.eval()
+    film = ((frames[:1].repeat(1, 2, 1, 1, 1) + 1) * 127.5).byte().movedim(2, -1).numpy()
+    inferred = torch.from_numpy(committee.infer(film))
+    windows = normalize(torch.from_numpy(film)).unfold(1, 5, 1)[0].movedim(-1, 1)
+    assert torch.equal(inferred[0, :4], committee.tokenize(windows[:1])[0])
+    assert torch.equal(inferred[0, 4:], committee.tokenize(windows[1:])[:, -1])
 
 
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log")
@@ -184,7 +204,7 @@ def test_codes_of_latents_that_are_no_numbers_are_counted_as_some(committee, fra
     assert not committee.training_step(frames * torch.nan, 0).isfinite()
 
 
-def test_one_member_is_the_action_tokenizer_of_before(action_tokenizer):
+def test_codes_that_are_actions_are_the_action_tokenizer_of_before(action_tokenizer):
     assert not [name for name in action_tokenizer.state_dict() if "agreement" in name or "members" in name]
     earlier = {k: v for k, v in action_tokenizer.hparams.items() if k not in ("members", "codes")}
     ActionTokenizer.from_hyperparameters(earlier).load_state_dict(action_tokenizer.state_dict())
@@ -193,12 +213,13 @@ def test_one_member_is_the_action_tokenizer_of_before(action_tokenizer):
 @pytest.mark.parametrize(
     ("options", "wrong"),
     [
-        ({"members": 1, "codes": 8}, "codes=8: one member"),
         ({"members": 3, "codes": 2}, "codes=2 are fewer than n_actions=4"),
         ({"members": 3, "codes": 6}, "codes=6 is no power of num_bins=2"),
-        ({"members": 9, "codes": 8}, "combinations"),
+        ({"members": 3, "codes": 512}, "codes=512: of more than 256"),
+        ({"members": 200, "codes": 8}, "members=200 with codes=8 are too many"),
         ({"members": 0}, "members=0"),
-        ({"members": 2}, "members=2"),
+        ({"members": 2}, "members=2: what they agree on is told by codes"),
+        ({"codes": 8, "dataset": {"clip_length": 3}}, "codes=8 with data.clip_length=3"),
         ({"members": 3, "codes": 8, "n_actions": 0}, "n_actions=0"),
     ],
 )

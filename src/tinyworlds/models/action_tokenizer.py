@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from einops import reduce
+from einops import rearrange, reduce
 from jaxtyping import Float, Int64, Shaped, UInt8
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
@@ -18,8 +18,9 @@ from tinyworlds.media import grid
 from tinyworlds.metrics import moving, pixel_loss, psnr
 from tinyworlds.models.stage import METRIC, Stage, as_pictures, validation_psnr
 from tinyworlds.nn.action_codecs import DECODERS, ENCODERS, build_decoder, build_encoder
+from tinyworlds.nn.agreement import Agreement, check_agreement
 from tinyworlds.nn.choices import completed
-from tinyworlds.nn.committee import Agreement, CommitteeDecoder, CommitteeEncoder, check_members
+from tinyworlds.nn.committee import CommitteeDecoder, CommitteeEncoder
 from tinyworlds.nn.fsq import FSQ, code_entropy
 from tinyworlds.nn.norms import LatentNorm
 from tinyworlds.nn.patches import patch_grid
@@ -41,12 +42,13 @@ class ActionTokenizer(Stage):
     `shrink` is the factor by which frames are averaged down first: motion is seen as well in small frames,
     and much faster. Predicted frames are as small.
 
-    With `members` above 1 as many codecs learn side by side, each with `codes` codes of its own (None: as many as
-    actions), and the actions are the classes that these agree on (see `Agreement`). What is said of codes is then
-    said of each member's, and codes lie one after the other.
+    With `codes` (None: the codes are the actions) a code is of a motion, in which this action and the one before
+    show, and an action is read from the codes up to its own, of as many codecs as there are `members`, which learn
+    side by side (see `Agreement`). What is said of codes is then said of each member's, and codes lie one after the
+    other.
 
     Raises `ValueError` where `n_actions` or `codes` is no power of `num_bins`, `shrink` does not divide the frame, no
-    transition of a clip is left to count, or the members' codes can't be put into so many classes.
+    transition of a clip is left to count, or so many actions can't be read from such codes.
     """
 
     name = "action_tokenizer"
@@ -72,16 +74,17 @@ class ActionTokenizer(Stage):
         codes: int | None,
     ) -> None:
         action_dim = latent_dim_of(n_actions, num_bins)
-        check_members(members, codes=codes, n_actions=n_actions)
+        length = dataset["clip_length"]
+        check_whole("data.clip_length", length, at_least=2)
+        check_agreement(members, codes=codes, n_actions=n_actions, clip_length=length)
         latent_dim = action_dim if codes is None else latent_dim_of(codes, num_bins, option="codes")
         super().__init__(frame_size=frame_size, dataset=dataset, codes=n_actions)
         self.save_hyperparameters()
-        check_whole("data.clip_length", dataset["clip_length"], at_least=2)
         check_whole("unscored", unscored, at_least=0)
-        if unscored > dataset["clip_length"] - 2:
+        if unscored > length - 2:
             raise ValueError(
-                f"unscored={unscored}: clips of data.clip_length={dataset['clip_length']} frames have no more "
-                "transitions than that, and one must count"
+                f"unscored={unscored}: clips of data.clip_length={length} frames have no more transitions than that, "
+                "and one must count"
             )
         weights = {
             "usage_weight": usage_weight,
@@ -106,10 +109,10 @@ class ActionTokenizer(Stage):
         self.encoder = encoders[0] if alone else CommitteeEncoder(encoders)
         self.decoder = decoders[0] if alone else CommitteeDecoder(decoders)
         self.latent_norm = LatentNorm(latent_dim=members * latent_dim) if latent_norm else nn.Identity()
-        self.agreement = None if alone else Agreement(members=members, codes=num_bins**latent_dim, classes=n_actions)
         self.members = members
-        self.member_codebook = FSQ(latent_dim=latent_dim, num_bins=num_bins)
-        self.codebook = FSQ(latent_dim=members * latent_dim, num_bins=num_bins)
+        self.codebook = FSQ(latent_dim=latent_dim, num_bins=num_bins)
+        agreed = {"members": members, "codes": self.codebook.vocabulary, "actions": n_actions}
+        self.agreement = None if codes is None else Agreement(**agreed, transitions=length - 1)
         self.quantizer = FSQ(latent_dim=action_dim, num_bins=num_bins)
         self.copy_psnr = validation_psnr()
         self.shuffled_psnr = validation_psnr()
@@ -129,7 +132,7 @@ class ActionTokenizer(Stage):
     @property
     def temporal(self) -> bool:
         """Whether an action depends on earlier frames than the two it lies between."""
-        return bool(self.encoder.temporal)
+        return bool(self.encoder.temporal) or self.agreement is not None
 
     @property
     def latent_dim(self) -> int:
@@ -155,12 +158,17 @@ class ActionTokenizer(Stage):
         return self._actions(self.encode(frames))
 
     def typical_codes(self, actions: Int64[Tensor, "*batch"]) -> Float[Tensor, "*batch MA"]:
-        """The likeliest of what `encode` gives where an action is taken."""
-        return self.codebook.codes(actions if self.agreement is None else self.agreement.typical[actions])
+        """The likeliest of what `encode` gives where an action is taken, and taken before."""
+        read = actions.unsqueeze(-1) if self.agreement is None else self.agreement.typical(actions)
+        return self.codebook.codes(read).flatten(-2)
+
+    def _read(self, codes: Float[Tensor, "B N MA"]) -> Int64[Tensor, "B N M"]:
+        """The code of each member, in 0 … V-1."""
+        return self.codebook.indices(rearrange(codes, "b n (m a) -> b n m a", m=self.members))
 
     def _actions(self, codes: Float[Tensor, "B N MA"]) -> Int64[Tensor, "B N"]:
-        combinations = self.codebook.indices(codes)
-        return combinations if self.agreement is None else self.agreement(combinations)
+        read = self._read(codes)
+        return read.squeeze(-1) if self.agreement is None else self.agreement(read)
 
     @torch.inference_mode()
     def infer(self, frames: UInt8[np.ndarray, "*batch T H W 3"]) -> Int64[np.ndarray, "*batch T-1"]:
@@ -188,7 +196,7 @@ class ActionTokenizer(Stage):
         latents = self.latents(small)
         codes = self.codebook(latents)
         if self.agreement is not None:
-            self.agreement.count(self.codebook.indices(codes))
+            self.agreement.keep(self._read(codes))
         losses, predicted = self._prediction_losses(small, codes)
         parts = zip(losses, latents.chunk(self.members, dim=-1), strict=True)
         total = torch.stack([self._total(loss, own) for loss, own in parts]).mean()
@@ -201,7 +209,7 @@ class ActionTokenizer(Stage):
         """What a member learns from: its prediction loss, and what its latents lack."""
         total = loss
         if self.usage_weight:
-            unused = math.log(self.member_codebook.vocabulary) - code_entropy(latents, self.member_codebook)
+            unused = math.log(self.codebook.vocabulary) - code_entropy(latents, self.codebook)
             total = total + self.usage_weight * loss.detach() * unused
         if self.variance_weight:
             flat = torch.relu(self.variance_target - parallel.moments_of_rows(latents)[1].mean())

@@ -1,0 +1,111 @@
+"""A hidden Markov model: the actions behind motions of which each shows its action and the one before."""
+
+import math
+from typing import NamedTuple, Self
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+STARTS = 8
+"""Beginnings that are tried; each leads to the best solution near it alone."""
+TRIED = 30
+"""Rounds of expectation and maximization after which the likeliest of them is chosen."""
+ROUNDS = 150
+"""Of these in all, after which models of so few actions no longer change."""
+PRIOR = 0.5
+"""Times that every action, every pair of them and every code with each is taken to have come besides."""
+STAY = 0.6
+"""How likely an action is to be held, over chance, where the search begins."""
+
+
+class HiddenActions(NamedTuple):
+    """A Markov chain of K actions, and how likely each of the V codes of M readers is between two of its states.
+
+    Things have inertia, and what a key does begins a moment after it was pressed: so what moves between two frames
+    tells of this action and of the one before. Codes are therefore emitted by the arcs of the chain, not by its states
+    (Jelinek, Continuous speech recognition by statistical methods, 1976). What the readers read is not independent
+    even then, so their likelihoods count to the power of 1/√M, between that of one reader and that of M.
+    """
+
+    prior: Float[Tensor, "*S K"]
+    """Of the action before the first code."""
+    following: Float[Tensor, "*S K K"]
+    """Of each action after each."""
+    codes: Float[Tensor, "*S K K M V"]
+    """Of each reader's codes while an action (the second) follows another (the first)."""
+
+    @classmethod
+    def undecided(cls, actions: int, *, readers: int, vocabulary: int) -> Self:
+        """One that has seen nothing."""
+        shares = torch.full((actions,), 1 / actions)
+        codes = torch.full((actions, actions, readers, vocabulary), 1 / vocabulary)
+        return cls(shares, shares.repeat(actions, 1), codes)
+
+    @property
+    def held(self) -> Int64[Tensor, "K M"]:
+        """The likeliest code of each reader while an action goes on."""
+        actions = torch.arange(len(self.prior), device=self.prior.device)
+        return self.codes[actions, actions].argmax(-1)
+
+    def read(self, codes: Int64[Tensor, "B T M"]) -> Int64[Tensor, "B T"]:
+        """The likeliest action of each moment, by the codes up to it."""
+        likely = self.prior.expand(len(codes), -1)
+        actions = []
+        for arcs in self._arcs(F.one_hot(codes, self.codes.shape[-1]).to(likely.dtype))[0].unbind(1):
+            likely = (likely.unsqueeze(-1) * arcs).sum(-2)
+            likely = likely / likely.sum(-1, keepdim=True)
+            actions.append(likely.argmax(-1))
+        return torch.stack(actions, dim=-1)
+
+    @classmethod
+    def fit(cls, codes: Int64[Tensor, "N T M"], *, vocabulary: int, actions: int, generator: torch.Generator) -> Self:
+        """The likeliest model of runs of codes: the Baum-Welch algorithm, on the CPU in float64.
+
+        Of several beginnings the one goes on that got furthest (Biernacki et al., Choosing starting values for the
+        EM algorithm, 2003). The commonest action is the first.
+        """
+        shape = (STARTS, actions, codes.shape[-1], vocabulary)
+        each = torch.rand(shape, generator=generator, dtype=torch.float64).pow(3) + 0.02
+        of_arcs = each.unsqueeze(2) + each.unsqueeze(1)
+        stay = STAY * torch.eye(actions, dtype=torch.float64) + (1 - STAY) / actions
+        prior = torch.full((STARTS, actions), 1 / actions, dtype=torch.float64)
+        model = cls(prior, stay.repeat(STARTS, 1, 1), of_arcs / of_arcs.sum(-1, keepdim=True))
+        came = F.one_hot(codes.cpu(), vocabulary).double()
+        for done in range(ROUNDS):
+            model, likelihood = model._improved(came)
+            if done == TRIED:
+                best = likelihood.argmax()
+                model = cls(*(part[best : best + 1] for part in model))
+        found = cls(*(part[0] for part in model))
+        order = (found.prior @ found.following).argsort(descending=True)
+        return cls(found.prior[order], found.following[order][:, order], found.codes[order][:, order])
+
+    def _arcs(self, came: Float[Tensor, "N T M V"]) -> tuple[Float[Tensor, "*S N T K K"], Float[Tensor, "*S N T"]]:
+        """How likely each next action is together with the codes that came, given the action before; and by the
+        logarithm of what all are divided."""
+        reading = self.codes.log().flatten(-2) / math.sqrt(came.shape[2])
+        told = torch.einsum("ntx,...ijx->...ntij", came.flatten(2), reading)
+        scale = told.amax((-2, -1))
+        return self.following.unsqueeze(-3).unsqueeze(-3) * (told - scale[..., None, None]).exp(), scale
+
+    def _improved(self, came: Float[Tensor, "N T M V"]) -> tuple[Self, Float[Tensor, " S"]]:
+        """One round of expectation and maximization, and the log-likelihood of the model before it."""
+        each, scale = self._arcs(came)
+        arcs = each.unbind(2)
+        before, totals = [self.prior.unsqueeze(1).expand(-1, len(came), -1)], []
+        for arc in arcs:
+            likely = (before[-1].unsqueeze(-1) * arc).sum(-2)
+            totals.append(likely.sum(-1, keepdim=True))
+            before.append(likely / totals[-1])
+        after, taken = torch.ones_like(before[-1]), []
+        for arc, total, likely in zip(arcs[::-1], totals[::-1], before[-2::-1], strict=True):
+            path = arc * (after / total).unsqueeze(-2)
+            taken.append(likely.unsqueeze(-1) * path)
+            after = path.sum(-1)
+        shares = torch.stack(taken[::-1], dim=2)
+        of_codes = torch.einsum("sntij,ntmv->sijmv", shares, came)
+        counts = ((before[0] * after).sum(1), shares.sum((1, 2)), of_codes)
+        improved = type(self)(*((part + PRIOR) / (part + PRIOR).sum(-1, keepdim=True) for part in counts))
+        return improved, torch.cat(totals, dim=-1).log().sum((1, 2)) + scale.sum((1, 2))
