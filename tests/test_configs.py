@@ -192,8 +192,8 @@ def test_every_key_of_a_stage_changes_what_it_learns(stage, key):
         also = ["stage.context_noise=0", "stage.own_context=0"]
     if key == "variance_weight":
         also = ["stage.variance_target=5"]
-    if key == "codes":
-        also = ["stage.members=3"]
+    if key in ("codes", "members"):
+        also = ["data.clip_length=4", *(["stage.codes=8"] if key == "members" else [])]
     if key.startswith("feed_forward."):
         also = ["stage/feed_forward=moe"]
     if re.fullmatch(r"(en|de)coder\.(qk_norm|positions)", key):

@@ -32,7 +32,7 @@ BLOCK = {"norm": "post", "qk_norm": False, "positions": SINCOS}
 PATCHES = {"patches": "linear", **BLOCK}
 FIXED: dict[str, dict[str, Any]] = {
     "video_tokenizer": {**PATCHES, "temporal": True, "latent_norm": False},
-    "action_tokenizer": {"num_bins": 2, "shrink": 1, "latent_norm": False, "members": 1},
+    "action_tokenizer": {"num_bins": 2, "shrink": 1, "latent_norm": False, "codes": None},
     "encoder": {"name": "mean_concat", **PATCHES},
     "decoder": {"name": "masked", **PATCHES},
     "dynamics": {**BLOCK, "conditioning": FILM},
