@@ -132,6 +132,7 @@ def dynamics(video_tokenizer: VideoTokenizer, action_tokenizer: ActionTokenizer)
         dataset=dict(DATASET),
         num_blocks=2,
         conditioning="film",
+        last_actions=1,
         feed_forward={"name": "swiglu"},
         masking="clean_context",
         mask_ratio=0.5,

@@ -63,6 +63,7 @@ CHOICES: dict[str, dict[str, Sequence[Any]]] = {
         **TRANSFORMER,
         "stage/feed_forward": files("stage/feed_forward"),
         "stage.conditioning": CONDITIONINGS,
+        "stage.last_actions": (1, 2),
         "stage.masking": ("clean_context", "anchored stage.context_noise=0 stage.own_context=0"),
         "stage.decoding.schedule": tuple(SCHEDULES),
         "stage.decoding.guidance": (0, 2),

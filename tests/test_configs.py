@@ -164,7 +164,7 @@ OTHER_VALUES = {
     "dynamics": {
         "feed_forward.num_experts": 2, "feed_forward.top_k": 1, "feed_forward.balance_weight": 1,
         "embed_dim": 64, "num_heads": 2, "hidden_dim": 64, "num_blocks": 1, "norm": "post",
-        "qk_norm": True, "positions": "alibi", "conditioning": "prepend", "feed_forward.z_weight": 1,
+        "qk_norm": True, "positions": "alibi", "conditioning": "prepend", "last_actions": 3, "feed_forward.z_weight": 1,
         "masking": "anchored", "mask_ratio": 0.9, "context_noise": 0.5, "own_context": 0.25,
         "moving_weight": 3,
     },

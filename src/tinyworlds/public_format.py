@@ -35,7 +35,7 @@ FIXED: dict[str, dict[str, Any]] = {
     "action_tokenizer": {"num_bins": 2, "shrink": 1, "latent_norm": False, "codes": None},
     "encoder": {"name": "mean_concat", **PATCHES},
     "decoder": {"name": "masked", **PATCHES},
-    "dynamics": {**BLOCK, "conditioning": FILM},
+    "dynamics": {**BLOCK, "conditioning": FILM, "last_actions": 1},
 }
 """What is a choice here, and there the only way."""
 TRAINING: dict[str, dict[str, Any]] = {

@@ -1,8 +1,11 @@
+import itertools
+
 import pytest
 import torch
 
 from tinyworlds.nn import agreement as module
 from tinyworlds.nn.agreement import Agreement
+from tinyworlds.nn.hidden_markov import HiddenActions
 
 
 def test_the_latest_clips_are_kept(monkeypatch):
@@ -44,9 +47,9 @@ def fitted(codes: torch.Tensor) -> Agreement:
 
 
 def told(found: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-    """How often each true action was found as each action, after the first three of a clip."""
-    ones = torch.ones(true[:, 3:].numel())
-    return torch.zeros(3, 3).index_put((true[:, 3:].flatten(), found[:, 3:].flatten()), ones, accumulate=True)
+    """How often each true action was found as each action."""
+    ones = torch.ones(true.numel())
+    return torch.zeros(3, 3).index_put((true.flatten(), found.flatten()), ones, accumulate=True)
 
 
 def test_actions_are_told_apart_that_a_single_motion_mixes_up():
@@ -72,16 +75,24 @@ def test_several_members_tell_actions_by_what_they_agree_on():
     assert right[1] > 0.9 > right[0]
 
 
-def test_an_action_is_read_from_nothing_that_comes_after_it():
-    _, motions = sluggish(200)
-    codes = motions.unsqueeze(-1)
-    agreement = fitted(codes)
-    changed = codes.clone()
-    changed[:, 4:] = 4 - changed[:, 4:]
-    before, after = agreement(codes), agreement(changed)
-    assert torch.equal(before[:, :4], after[:, :4])
-    assert not torch.equal(before, after)
-    assert torch.equal(agreement(codes[:, :5]), before[:, :5])
+def likelihood(hidden: HiddenActions, codes: list[int], actions: tuple[int, ...]) -> float:
+    """Of one reader's codes and of the actions behind them, the one before the first among these."""
+    product = float(hidden.prior[actions[0]])
+    for (before, now), code in zip(itertools.pairwise(actions), codes, strict=True):
+        product *= float(hidden.following[before, now] * hidden.codes[before, now, 0, code])
+    return product
+
+
+def test_an_action_is_the_likeliest_over_all_ways_that_the_clip_may_have_come_about():
+    """By the sum over every sequence of actions, before it and after it."""
+    _, motions = sluggish(300)
+    agreement = fitted(motions.unsqueeze(-1))
+    clips = motions[:20, :4]
+    for clip, found in zip(clips.tolist(), agreement(clips.unsqueeze(-1)).tolist(), strict=True):
+        ways = {way: likelihood(agreement.hidden, clip, way) for way in itertools.product(range(3), repeat=5)}
+        for moment in range(4):
+            shares = [sum(p for way, p in ways.items() if way[moment + 1] == action) for action in range(3)]
+            assert shares[found[moment]] == pytest.approx(max(shares), rel=1e-3)
 
 
 def test_the_same_codes_give_the_same_actions():

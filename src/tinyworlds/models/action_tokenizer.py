@@ -43,9 +43,9 @@ class ActionTokenizer(Stage):
     and much faster. Predicted frames are as small.
 
     With `codes` (None: the codes are the actions) a code is of a motion, in which this action and the one before
-    show, and an action is read from the codes up to its own, of as many codecs as there are `members`, which learn
-    side by side (see `Agreement`). What is said of codes is then said of each member's, and codes lie one after the
-    other.
+    show, and the actions of a clip are read from all of its codes, of as many codecs as there are `members`, which
+    learn side by side (see `Agreement`). What is said of codes is then said of each member's, and codes lie one after
+    the other.
 
     Raises `ValueError` where `n_actions` or `codes` is no power of `num_bins`, `shrink` does not divide the frame, no
     transition of a clip is left to count, or so many actions can't be read from such codes.

@@ -44,12 +44,15 @@ class Dynamics(Stage):
     the first is the model's own guess of it from those before: what goes wrong on the way of a rollout is then met in
     training (scheduled sampling, arXiv 1506.03099, for all frames at once, arXiv 1906.07651).
 
+    A frame is conditioned on the `last_actions` up to it: more than one where a motion shows the action before as well.
+
     A hidden token that is not the one at its place in the frame before counts ``1 + moving_weight`` times in the
     loss. So the guesses lean towards change, and at temperature 0 what is small and moves is not left out for
     being hard to place.
 
     Raises `ValueError` for an unknown `masking`, a `mask_ratio`, `context_noise` or `own_context` that is no share,
-    either of the latter two without a clean context, a negative `moving_weight`, or tokenizers of unlike frames.
+    either of the latter two without a clean context, a negative `moving_weight`, less than one of the last actions, or
+    tokenizers of unlike frames.
     """
 
     name = "dynamics"
@@ -60,6 +63,7 @@ class Dynamics(Stage):
         "qk_norm": False,
         "positions": SINCOS,
         "conditioning": FILM,
+        "last_actions": 1,
     }
 
     def __init__(
@@ -76,6 +80,7 @@ class Dynamics(Stage):
         qk_norm: bool,
         positions: str,
         conditioning: str,
+        last_actions: int,
         feed_forward: Mapping[str, Any],
         masking: str,
         mask_ratio: float,
@@ -97,6 +102,8 @@ class Dynamics(Stage):
         )
         Tokenizers(*tokenizers).check_same_frames()
         check_whole("data.clip_length", dataset["clip_length"], at_least=2)
+        check_whole("last_actions", last_actions, at_least=1)
+        self.last_actions = last_actions
         self.masking = masking
         self.mask_ratio = mask_ratio
         self.context_noise = context_noise
@@ -121,7 +128,7 @@ class Dynamics(Stage):
             qk_norm=qk_norm,
             positions=positions,
             grid=video_tokenizer.grid,
-            condition_dim=action_tokenizer.latent_dim,
+            condition_dim=last_actions * action_tokenizer.latent_dim,
             conditioning=conditioning,
             feed_forward=feed_forward,
         )
@@ -171,9 +178,13 @@ class Dynamics(Stage):
         return self.from_latent(codes) + self.positions
 
     def condition(self, actions: Int64[Tensor, "B N"]) -> Condition:
-        """Align N actions with the N+1 frames they lead to; none leads to the first."""
-        codes = F.pad(self.action_tokenizer.quantizer.codes(actions), (0, 0, 1, 0))
-        return Condition(codes, torch.arange(codes.shape[1], device=codes.device) > 0)
+        """Align N actions, and the `last_actions` - 1 before each, with the N+1 frames they lead to.
+
+        None leads to the first, and what is not known of those before is 0.
+        """
+        codes = F.pad(self.action_tokenizer.quantizer.codes(actions), (0, 0, self.last_actions, 0))
+        latest = codes.unfold(1, self.last_actions, 1).flatten(2)
+        return Condition(latest, torch.arange(latest.shape[1], device=codes.device) > 0)
 
     def check_horizon(self, horizon: int) -> None:
         """Refuse to predict so many frames at once that none is left to be seen."""
@@ -209,7 +220,8 @@ class Dynamics(Stage):
         taken, number = actions[:, -(length + horizon - 1) :], self.action_tokenizer.n_actions
         # Guidance wants the frames after every action: for each in turn, first the one that is taken.
         turns = torch.arange(number if decoding.guidance else 1, device=actions.device)
-        turned = rearrange((taken + rearrange(turns, "n -> n 1 1")) % number, "n b t -> (n b) t")
+        other = torch.arange(taken.shape[1], device=actions.device) >= taken.shape[1] - horizon
+        turned = rearrange((taken + other * rearrange(turns, "n -> n 1 1")) % number, "n b t -> (n b) t")
         following = self.condition(turned).at(slice(length, None))
         past = self.remember(seen, self.condition(taken).at(slice(length))).tiled(len(turns))
 

@@ -62,7 +62,7 @@ class Agreement(nn.Module):
                 raise ValueError(f"agreement.{name} holds other numbers than probabilities above 0")
 
     def forward(self, codes: Int64[Tensor, "B T M"]) -> Int64[Tensor, "B T"]:
-        """The action of each transition of clips, by the codes up to it."""
+        """The action of each transition of clips, by the codes before it and after it."""
         return self.hidden.read(codes)
 
     def typical(self, actions: Int64[Tensor, "*batch"]) -> Int64[Tensor, "*batch M"]:

@@ -50,14 +50,14 @@ class HiddenActions(NamedTuple):
         return self.codes[actions, actions].argmax(-1)
 
     def read(self, codes: Int64[Tensor, "B T M"]) -> Int64[Tensor, "B T"]:
-        """The likeliest action of each moment, by the codes up to it."""
-        likely = self.prior.expand(len(codes), -1)
-        actions = []
-        for arcs in self._arcs(F.one_hot(codes, self.codes.shape[-1]).to(likely.dtype))[0].unbind(1):
-            likely = (likely.unsqueeze(-1) * arcs).sum(-2)
-            likely = likely / likely.sum(-1, keepdim=True)
-            actions.append(likely.argmax(-1))
-        return torch.stack(actions, dim=-1)
+        """The likeliest action of each moment, by the codes before it and after it."""
+        arcs = self._arcs(F.one_hot(codes, self.codes.shape[-1]).to(self.prior.dtype))[0].unbind(1)
+        before, after = [self.prior.expand(len(codes), -1)], [torch.ones_like(self.prior)]
+        for forth, back in zip(arcs, arcs[::-1], strict=True):
+            before.append(_shares((before[-1].unsqueeze(-1) * forth).sum(-2)))
+            after.append(_shares((back * after[-1].unsqueeze(-2)).sum(-1)))
+        likely = [known * later for known, later in zip(before[1:], after[-2::-1], strict=True)]
+        return torch.stack(likely, dim=1).argmax(-1)
 
     @classmethod
     def fit(cls, codes: Int64[Tensor, "N T M"], *, vocabulary: int, actions: int, generator: torch.Generator) -> Self:
@@ -109,3 +109,7 @@ class HiddenActions(NamedTuple):
         counts = ((before[0] * after).sum(1), shares.sum((1, 2)), of_codes)
         improved = type(self)(*((part + PRIOR) / (part + PRIOR).sum(-1, keepdim=True) for part in counts))
         return improved, torch.cat(totals, dim=-1).log().sum((1, 2)) + scale.sum((1, 2))
+
+
+def _shares(parts: Float[Tensor, "*S K"]) -> Float[Tensor, "*S K"]:
+    return parts / parts.sum(-1, keepdim=True)
