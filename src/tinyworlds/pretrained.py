@@ -37,7 +37,7 @@ FORMAT = 1
 WEIGHTS, CONFIG, CARD, METRICS, PREVIEW = "model.safetensors", "config.json", "README.md", "metrics.json", "preview.gif"
 MAX_PREVIEW_BYTES = 50 * 10**6
 
-DTYPES = {"F32": torch.float32, "F16": torch.float16, "I64": torch.int64}
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "I64": torch.int64, "U8": torch.uint8}
 
 
 class Opened(NamedTuple):

@@ -53,7 +53,7 @@ def told(found: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
 
 
 def test_actions_are_told_apart_that_a_single_motion_mixes_up():
-    actions, motions = sluggish(4000)
+    actions, motions = sluggish(1500)
     agreement = fitted(motions.unsqueeze(-1))
     pairs = told(agreement(motions.unsqueeze(-1)), actions)
     assert pairs.max(1).values.sum() / pairs.sum() > 0.97
@@ -63,7 +63,7 @@ def test_actions_are_told_apart_that_a_single_motion_mixes_up():
 
 def test_several_members_tell_actions_by_what_they_agree_on():
     """Each names a motion by a code of its own, but in three of ten cases some code."""
-    actions, motions = sluggish(4000)
+    actions, motions = sluggish(800)
     generator = torch.Generator().manual_seed(3)
     noise = torch.randint(8, (*motions.shape, 5), generator=generator)
     clear = torch.rand(noise.shape, generator=generator) < 0.7
