@@ -173,6 +173,8 @@ def test_the_public_project_reads_what_is_written(tmp_path):
         ("dynamics", "norm", "pre", r"dynamics: stage\.norm=pre"),
         ("dynamics", "positions", "rope", r"dynamics: stage\.positions=rope"),
         ("dynamics", "conditioning", "prepend", r"dynamics: stage\.conditioning=prepend"),
+        ("dynamics", "last_actions", 2, r"dynamics: stage\.last_actions=2"),
+        ("action_tokenizer", "codes", 8, r"action_tokenizer: stage\.codes=8"),
         ("dynamics", "qk_norm", True, r"dynamics: stage\.qk_norm=True"),
         ("video_tokenizer", "positions", "alibi", r"video_tokenizer: stage\.positions=alibi"),
     ],

@@ -35,7 +35,7 @@ def built(
 ) -> Stage:
     """A small stage for frames of 32x32, all of whose tokens are hidden in training."""
     dataset = {"name": "test", "path": "test.h5", "val_fraction": 0.2, "clip_length": clip_length}
-    members = variant.pop("members", 1)
+    coded = {key: variant.pop(key, value) for key, value in {"members": 1, "codes": None}.items()}
     known: dict[str, Any] = {"frame_size": (32, 32), "dataset": dataset, "latent_norm": True, "moving_weight": 1}
     video = partial(
         VideoTokenizer, **known, **TRANSFORMER, patch_size=8, latent_dim=3, num_bins=3, patches="conv", temporal=True
@@ -52,13 +52,13 @@ def built(
         variance_weight=1,
         variance_target=1,
         unscored=0,
-        members=members,
-        codes=None,
+        **coded,
     )
     if name != "dynamics":
         return {"video_tokenizer": video, "action_tokenizer": action}[name]()
     options = {
         "conditioning": "film",
+        "last_actions": 1,
         "feed_forward": {"name": "swiglu"},
         "masking": masking,
         "mask_ratio": 1,
@@ -229,7 +229,7 @@ def test_what_is_counted_of_codes_is_planned_too():
 
 
 def test_members_take_as_many_times_what_one_takes():
-    one, three = (rehearsed(built("action_tokenizer", members=members)) for members in (1, 3))
+    one, three = (rehearsed(built("action_tokenizer", members=members, codes=8)) for members in (1, 3))
     assert three.flops == 3 * one.flops
     assert three.optimizer == 3 * one.optimizer
 

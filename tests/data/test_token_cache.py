@@ -34,11 +34,17 @@ def store(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture(params=[False, True], ids=["frame by frame", "temporal"])
+@pytest.fixture(params=["frame by frame", "temporal", "actions of clips"])
 def tokenizers(
     request: pytest.FixtureRequest, video_tokenizer: VideoTokenizer, action_tokenizer: ActionTokenizer
 ) -> Tokenizers:
-    return Tokenizers(changed(video_tokenizer, temporal=request.param), changed(action_tokenizer))
+    video = changed(video_tokenizer, temporal=request.param == "temporal")
+    if request.param != "actions of clips":
+        return Tokenizers(video, changed(action_tokenizer))
+    action = changed(action_tokenizer, codes=8, n_actions=4)
+    action.agreement.keep(torch.randint(8, (500, 3, 1)))
+    action.agreement.fit()
+    return Tokenizers(video, action)
 
 
 def changed(tokenizer: AnyTokenizer, **options: Any) -> AnyTokenizer:

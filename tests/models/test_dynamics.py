@@ -14,7 +14,7 @@ from ..conftest import roughened
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "rope, add": {"positions": "rope", "conditioning": "add", "qk_norm": True},
+    "rope, add, two actions": {"positions": "rope", "conditioning": "add", "qk_norm": True, "last_actions": 2},
     "alibi, prepend": {"positions": "alibi", "conditioning": "prepend", "norm": "post"},
     "rope, adaln_zero, moe": {
         "positions": "rope",
@@ -108,6 +108,20 @@ def test_the_first_frame_has_no_action(dynamics, actions):
     condition = dynamics.condition(actions)
     assert condition.given.tolist() == [False, True, True, True]
     assert torch.equal(condition.latents[:, 1:], dynamics.action_tokenizer.quantizer.codes(actions))
+
+
+@pytest.mark.parametrize("known", [1, 2, 4])
+def test_a_frame_is_told_the_last_actions_and_zero_for_those_before_the_first(dynamics, actions, known):
+    last = varied(dynamics, {"last_actions": 3}).condition(actions[:, :known])
+    codes = dynamics.action_tokenizer.quantizer.codes(actions)
+    assert last.latents.shape == (2, known + 1, 3 * codes.shape[-1])
+    assert last.given.tolist() == [False, *[True] * known]
+    for frame in range(known + 1):
+        told = last.latents[:, frame].unflatten(-1, (-1, 3))
+        for back in range(3):
+            action = frame - 1 - back
+            wanted = codes[:, action] if action >= 0 else torch.zeros_like(codes[:, 0])
+            assert torch.equal(told[..., 2 - back], wanted)
 
 
 def whole_window(dynamics, tokens, actions, *, horizon):
@@ -214,7 +228,15 @@ def test_tokenizers_of_unlike_frames_are_refused(dynamics):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("masking", "none"), ("mask_ratio", 1.5), ("context_noise", -1), ("own_context", 2), ("moving_weight", -1)],
+    [
+        ("masking", "none"),
+        ("mask_ratio", 1.5),
+        ("context_noise", -1),
+        ("own_context", 2),
+        ("moving_weight", -1),
+        ("last_actions", 0),
+        ("last_actions", 4),
+    ],
 )
 def test_impossible_options_are_refused_by_name(dynamics, option, value):
     options = {k: v for k, v in dynamics.hparams.items() if not k.endswith("tokenizer")}
@@ -236,6 +258,7 @@ def test_noise_without_a_clean_context_is_refused(dynamics, option):
 
 def test_a_checkpoint_from_before_there_was_a_choice_is_as_it_was(dynamics):
     later = ("feed_forward", "context_noise", "own_context", "moving_weight", "qk_norm", "positions", "conditioning")
+    later = (*later, "last_actions")
     hyperparameters = {key: value for key, value in dynamics.hparams.items() if key not in later}
     for key in ("qk_norm", "positions"):
         del hyperparameters["video_tokenizer"][key]

@@ -38,7 +38,7 @@ greedy = {"steps": 3, "schedule": "linear", "temperature": 0, **Decoding.earlier
 dynamics = Dynamics(
     video_tokenizer=video, action_tokenizer=action, dataset=known["dataset"], num_blocks=2, masking="clean_context",
     mask_ratio=0.5, context_noise=0, own_context=0, moving_weight=0, decoding=greedy,
-    **{**shared, "conditioning": "film", "feed_forward": {"name": "swiglu"}, **json.loads(sys.argv[2])},
+    last_actions=2, **{**shared, "conditioning": "film", "feed_forward": {"name": "swiglu"}, **json.loads(sys.argv[2])},
 )
 for parameter in dynamics.parameters():
     torch.nn.init.normal_(parameter, std=0.3)

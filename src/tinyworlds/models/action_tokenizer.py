@@ -131,7 +131,7 @@ class ActionTokenizer(Stage):
 
     @property
     def temporal(self) -> bool:
-        """Whether an action depends on earlier frames than the two it lies between."""
+        """Whether an action depends on other frames than the two it lies between."""
         return bool(self.encoder.temporal) or self.agreement is not None
 
     @property
@@ -174,16 +174,18 @@ class ActionTokenizer(Stage):
     def infer(self, frames: UInt8[np.ndarray, "*batch T H W 3"]) -> Int64[np.ndarray, "*batch T-1"]:
         """The actions between the frames of a film of any length, or of a batch of films.
 
-        Where an action depends on earlier frames, each is read with as many of them as there are, up to as many as
-        clips had in training.
+        Where an action depends on other frames, each is read as the last of a clip, with as many earlier frames as
+        there are, up to as many as clips had in training, and no later ones.
         """
         length = self.dataset["clip_length"]
         films = torch.from_numpy(np.ascontiguousarray(frames if frames.ndim == 5 else frames[None]))
-        stride = 1 if self.temporal else length - 1
+        count, stride = films.shape[1], 1 if self.temporal else length - 1
         read = []
-        for start in range(0, max(films.shape[1] - length + stride, 1), stride):
-            actions = self.tokenize(normalize(films[:, start : start + length].to(self.device)))
-            read.append(actions[:, -stride:] if start else actions)
+        for start in range(0, max(count - 1, 1), stride):
+            end = min(start + stride + 1, count)
+            clip = films[:, max(end - length, 0) if self.temporal else start : end]
+            actions = self.tokenize(normalize(clip.to(self.device)))
+            read.append(actions[:, actions.shape[1] - (end - start - 1) :])
         inferred = torch.cat(read, dim=1).cpu().numpy()
         return inferred if frames.ndim == 5 else inferred[0]
 

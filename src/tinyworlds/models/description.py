@@ -21,7 +21,7 @@ MAX_OTHER_NUMBER = 2**16
 MAX_WINDOW_TOKENS = 2**18
 MAX_VOCABULARY = 2**20
 MAX_BUFFER_BYTES = 2**28
-"""Of what is computed from hyperparameters instead of read from a file: positions."""
+"""Of what is computed from hyperparameters before weights are read: positions, and what training remembers."""
 
 AnyStage = TypeVar("AnyStage", bound=Stage)
 Tensors = Mapping[str, tuple[tuple[int, ...], torch.dtype | None]]
@@ -100,7 +100,7 @@ def check_size(described: Stage) -> None:
         if tokenizer.vocabulary > MAX_VOCABULARY:
             raise ValueError(f"its vocabulary is larger than {MAX_VOCABULARY}")
     if sum(buffer.nbytes for buffer in described.buffers()) > MAX_BUFFER_BYTES:
-        raise ValueError(f"its positions take more than {MAX_BUFFER_BYTES} bytes")
+        raise ValueError(f"its buffers take more than {MAX_BUFFER_BYTES} bytes")
 
 
 def check_tensors(described: Stage, given: Tensors) -> None:

@@ -93,16 +93,17 @@ class Dynamics(Stage):
         self.save_hyperparameters(ignore=["video_tokenizer", "action_tokenizer"])
         tokenizers = (video_tokenizer, action_tokenizer)
         self.save_hyperparameters({tokenizer.name: dict(tokenizer.hparams) for tokenizer in tokenizers})
+        check_whole("data.clip_length", dataset["clip_length"], at_least=2)
         check_training(
             masking,
+            last_actions=last_actions,
+            clip_length=dataset["clip_length"],
             mask_ratio=mask_ratio,
             context_noise=context_noise,
             own_context=own_context,
             moving_weight=moving_weight,
         )
         Tokenizers(*tokenizers).check_same_frames()
-        check_whole("data.clip_length", dataset["clip_length"], at_least=2)
-        check_whole("last_actions", last_actions, at_least=1)
         self.last_actions = last_actions
         self.masking = masking
         self.mask_ratio = mask_ratio

@@ -15,7 +15,14 @@ MASKINGS = ("anchored", "clean_context")
 
 
 def check_training(
-    masking: str, *, mask_ratio: float, context_noise: float, own_context: float, moving_weight: float
+    masking: str,
+    *,
+    last_actions: int,
+    clip_length: int,
+    mask_ratio: float,
+    context_noise: float,
+    own_context: float,
+    moving_weight: float,
 ) -> None:
     """Refuse impossible options of training.
 
@@ -24,6 +31,11 @@ def check_training(
     """
     if masking not in MASKINGS:
         raise ValueError(f"stage.masking={masking!r} is none of {', '.join(MASKINGS)}")
+    if not 1 <= last_actions < clip_length:
+        raise ValueError(
+            f"stage.last_actions={last_actions}: clips of data.clip_length={clip_length} frames have "
+            f"{clip_length - 1} actions, and a frame is told at least one"
+        )
     context = {"context_noise": context_noise, "own_context": own_context}
     for name, share in {"mask_ratio": mask_ratio, **context}.items():
         if not 0 <= share <= 1:

@@ -14,7 +14,7 @@ EPS = 1e-5
 
 
 class Condition(NamedTuple):
-    """What modulates each frame: the latent of the action that led to it, where there is one.
+    """What modulates each frame: the latents of the last actions that led to it, where there are any.
 
     `latents` (B, T, A); `given` (T,): False where no action led to the frame, which is then not modulated.
     """
