@@ -110,7 +110,7 @@ def test_the_same_frame_has_other_tokens_in_another_clip_where_the_tokenizer_is_
     opened: Opened, tokenizers: Tokenizers
 ) -> None:
     clips = opened(tokenizers)._train_data.__getitems__([0, 1])
-    assert torch.equal(clips.tokens[0, 1:], clips.tokens[1, :-1]) != tokenizers.temporal
+    assert torch.equal(clips.tokens[0, 1:], clips.tokens[1, :-1]) != tokenizers.video.temporal
 
 
 def test_nothing_is_cached_unless_asked_for(opened: Opened, tokenizers: Tokenizers, store: Path) -> None:
