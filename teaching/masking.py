@@ -21,7 +21,7 @@ from tinyworlds.plots import save_plot
 TOKENS, STEPS = 64, 10
 FILM_STEPS, SHARES = 12, 4
 CLIPS = ("clip 0", "clip 1", "clip 2")
-SCENE, ACTION = 1, 1
+SCENE, ACTION = 1, "turn left"
 GREY = 200
 
 
@@ -81,7 +81,9 @@ def watched(world: World, decoding: Decoding) -> Inside:
     engine = Engine(world.dynamics)
     scene = engine.tokenize(worlds.prompts(world)[SCENE])
     session = Session(scene, Settings(seed=0, decoding=decoding, horizon=1, fps=1))
-    (result,) = engine.run([session.request(ACTION, context=world.context_length - 1, watched=True)])
+    (result,) = engine.run(
+        [session.request(worlds.action_named(world, ACTION), context=world.context_length - 1, watched=True)]
+    )
     return result.inside[0]
 
 

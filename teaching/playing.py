@@ -11,7 +11,7 @@ from tinyworlds.data.token_cache import ClipTokens
 from tinyworlds.media import grid, save_png
 from tinyworlds.models.stage import as_pictures
 
-SCENE, ACTIONS = 1, (1, 1, 2)
+SCENE, ACTIONS = 1, ("turn left", "turn left", "turn right")
 GREY = 200
 
 
@@ -19,11 +19,11 @@ GREY = 200
 def window(path: Path) -> None:
     """Three steps of a Doom world: the tokens that are seen, those that come of them, and their picture."""
     world = World.load(worlds.folder("vizdoom"))
-    dynamics, names = world.dynamics, worlds.action_names(world)
+    dynamics = world.dynamics
     seen: ClipTokens = dynamics.tokenize(worlds.as_floats(worlds.prompts(world)[SCENE][None]))
     shown, noise = world.context_length - 1, torch.Generator().manual_seed(0)
     rows = []
-    for action in ACTIONS:
+    for action in (worlds.action_named(world, name) for name in ACTIONS):
         before = worlds.token_map(dynamics.video_tokenizer, seen.tokens[0, -shown:])
         seen, codes = dynamics.advance(seen, torch.tensor([[action]]), decoding=world.decoding, generator=noise)
         after = worlds.token_map(dynamics.video_tokenizer, seen.tokens[0, -1:])
@@ -31,5 +31,4 @@ def window(path: Path) -> None:
         rows.append(np.concatenate([before, np.full_like(after, GREY), after, picture]))
     past = [f"t - {back}" if back else "t" for back in reversed(range(shown))]
     columns = (*past, "t + 1, hidden", "t + 1, guessed", "as a picture")
-    labels = [f"action {names[action]}" for action in ACTIONS]
-    save_png(path, grid(np.stack(rows), scale=2, labels=labels, column_labels=columns))
+    save_png(path, grid(np.stack(rows), scale=2, labels=ACTIONS, column_labels=columns))

@@ -41,6 +41,11 @@ def action_names(world: World) -> list[str]:
     return [f"{code}" if name is None else f"{code} {name.replace('_', ' ')}" for code, name in enumerate(names)]
 
 
+def action_named(world: World, name: str) -> int:
+    """The commonest code that stands for a true action."""
+    return next(code for code, known in enumerate(action_names(world)) if known == f"{code} {name}")
+
+
 def token_map(tokenizer: VideoTokenizer, tokens: Int64[Tensor, "*batch P"]) -> UInt8[np.ndarray, "*batch H W 3"]:
     """Tokens as squares of the size of a frame: the first three dimensions of each code are its red, green, blue."""
     levels = tokenizer.quantizer.codes(tokens)[..., :3]
