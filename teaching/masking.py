@@ -21,7 +21,7 @@ from tinyworlds.plots import save_plot
 TOKENS, STEPS = 64, 10
 FILM_STEPS, SHARES = 12, 4
 CLIPS = ("clip 0", "clip 1", "clip 2")
-SCENE, ACTION = 1, "turn left"
+SCENE, ACTION = 1, "none"
 GREY = 200
 
 
