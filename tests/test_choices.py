@@ -56,7 +56,7 @@ CHOICES: dict[str, dict[str, Sequence[Any]]] = {
         "stage/encoder": files("stage/encoder"),
         "stage/decoder": files("stage/decoder"),
         "stage.latent_norm": FLAG,
-        "stage.codes": (None, 8, "4 stage.members=3 stage.n_actions=2"),
+        "stage.codes": ("null", 8, "4 stage.members=3 stage.n_actions=2"),
     },
     "dynamics": {
         **TRAINING,
