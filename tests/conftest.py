@@ -123,6 +123,14 @@ def action_tokenizer() -> ActionTokenizer:
     return roughened(tokenizer).eval()
 
 
+def reading(tokenizer: ActionTokenizer, *, members: int = 1) -> ActionTokenizer:
+    """One like it, whose actions are read from runs of eight codes of each of its members."""
+    other = roughened(ActionTokenizer(**{**tokenizer.hparams, "codes": 8, "members": members}))
+    other.agreement.keep(torch.randint(8, (500, 3, members)))
+    other.agreement.fit()
+    return other.eval()
+
+
 @pytest.fixture
 def dynamics(video_tokenizer: VideoTokenizer, action_tokenizer: ActionTokenizer) -> Dynamics:
     """Random weights, windows of four frames."""

@@ -11,14 +11,27 @@ from safetensors.torch import load_file
 from tinyworlds import World
 from tinyworlds.checkpoints import write_result
 from tinyworlds.media import save_gif
+from tinyworlds.models import Dynamics
 from tinyworlds.pretrained import CARD, CONFIG, METRICS, PREVIEW, WEIGHTS
 
+from .conftest import reading, roughened
 from .test_checkpoints import save
 
 FIGURES = {
     "reconstruction": {"psnr": 33.25, "psnr_moving": None},
     "actions": {"accuracy": 0.75, "names": ["none", "up", "down", "fire|jump"], "reason": "measured"},
 }
+
+
+@pytest.fixture(params=["codes are actions", "actions are read from codes"])
+def dynamics(request: pytest.FixtureRequest, dynamics: Dynamics) -> Dynamics:
+    if request.param == "codes are actions":
+        return dynamics
+    tokenizers = {
+        "video_tokenizer": dynamics.video_tokenizer,
+        "action_tokenizer": reading(dynamics.action_tokenizer, members=2),
+    }
+    return roughened(Dynamics(**{**dynamics.hparams, "last_actions": 2, **tokenizers})).eval()
 
 
 @pytest.fixture

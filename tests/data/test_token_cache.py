@@ -18,6 +18,8 @@ from tinyworlds.data.token_cache import ClipTokens
 from tinyworlds.models import ActionTokenizer, VideoTokenizer
 from tinyworlds.models.tokenizers import Tokenizers
 
+from ..conftest import reading
+
 Opened = Callable[..., ClipDataModule]
 AnyTokenizer = TypeVar("AnyTokenizer", VideoTokenizer, ActionTokenizer)
 
@@ -41,10 +43,7 @@ def tokenizers(
     video = changed(video_tokenizer, temporal=request.param == "temporal")
     if request.param != "actions of clips":
         return Tokenizers(video, changed(action_tokenizer))
-    action = changed(action_tokenizer, codes=8, n_actions=4)
-    action.agreement.keep(torch.randint(8, (500, 3, 1)))
-    action.agreement.fit()
-    return Tokenizers(video, action)
+    return Tokenizers(video, reading(changed(action_tokenizer)))
 
 
 def changed(tokenizer: AnyTokenizer, **options: Any) -> AnyTokenizer:
