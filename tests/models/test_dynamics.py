@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tinyworlds.maskgit import Decoding, decode
 from tinyworlds.models import ActionTokenizer, Dynamics
 from tinyworlds.models.masked_loss import masked_loss
+from tinyworlds.nn.last_actions import told_together
 from tinyworlds.nn.positions import Timeline
 
 from ..conftest import roughened
@@ -110,18 +111,11 @@ def test_the_first_frame_has_no_action(dynamics, actions):
     assert torch.equal(condition.latents[:, 1:], dynamics.action_tokenizer.quantizer.codes(actions))
 
 
-@pytest.mark.parametrize("known", [1, 2, 3])
-def test_a_frame_is_told_the_last_actions_and_zero_for_those_before_the_first(dynamics, actions, known):
-    last = varied(dynamics, {"last_actions": 3}).condition(actions[:, :known])
-    codes = dynamics.action_tokenizer.quantizer.codes(actions)
-    assert last.latents.shape == (2, known + 1, 3 * codes.shape[-1])
-    assert last.given.tolist() == [False, *[True] * known]
-    for frame in range(known + 1):
-        told = last.latents[:, frame].unflatten(-1, (-1, 3))
-        for back in range(3):
-            action = frame - 1 - back
-            wanted = codes[:, action] if action >= 0 else torch.zeros_like(codes[:, 0])
-            assert torch.equal(told[..., 2 - back], wanted)
+def test_a_frame_is_told_the_last_actions_together(dynamics, actions):
+    told = varied(dynamics, {"last_actions": 3}).condition(actions)
+    assert told.given.tolist() == [False, True, True, True]
+    assert not told.latents[:, 0].any()
+    assert torch.equal(told.latents[:, 1:], told_together(actions, last=3, number=4))
 
 
 def whole_window(dynamics, tokens, actions, *, horizon):

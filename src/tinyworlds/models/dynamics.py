@@ -22,6 +22,7 @@ from tinyworlds.models.tokenizers import Tokenizers
 from tinyworlds.models.video_tokenizer import VideoTokenizer
 from tinyworlds.nn.choices import completed
 from tinyworlds.nn.feed_forward import FEED_FORWARDS, SWIGLU, summary
+from tinyworlds.nn.last_actions import told_size, told_together
 from tinyworlds.nn.norms import FILM, Condition
 from tinyworlds.nn.positions import SINCOS, Timeline, added_positions
 from tinyworlds.nn.transformer import Past, SpaceTimeTransformer
@@ -44,7 +45,8 @@ class Dynamics(Stage):
     the first is the model's own guess of it from those before: what goes wrong on the way of a rollout is then met in
     training (scheduled sampling, arXiv 1506.03099, for all frames at once, arXiv 1906.07651).
 
-    A frame is conditioned on the `last_actions` up to it: more than one where a motion shows the action before as well.
+    A frame is conditioned on the code of the action that led to it; where a motion shows the action before as well, on
+    which runs of up to `last_actions` it ends.
 
     A hidden token that is not the one at its place in the frame before counts ``1 + moving_weight`` times in the
     loss. So the guesses lean towards change, and at temperature 0 what is small and moves is not left out for
@@ -115,6 +117,8 @@ class Dynamics(Stage):
         self.video_tokenizer = video_tokenizer.requires_grad_(False).eval()
         self.action_tokenizer = action_tokenizer.requires_grad_(False).eval()
         latent_dim = video_tokenizer.quantizer.latent_dim
+        actions = action_tokenizer.n_actions
+        told = action_tokenizer.latent_dim if last_actions == 1 else told_size(last=last_actions, number=actions)
         self.mask_token = nn.Parameter(0.02 * torch.randn(latent_dim))
         self.from_latent = nn.Linear(latent_dim, embed_dim)
         added = added_positions(positions, video_tokenizer.grid, embed_dim)
@@ -129,7 +133,7 @@ class Dynamics(Stage):
             qk_norm=qk_norm,
             positions=positions,
             grid=video_tokenizer.grid,
-            condition_dim=last_actions * action_tokenizer.latent_dim,
+            condition_dim=told,
             conditioning=conditioning,
             feed_forward=feed_forward,
         )
@@ -179,13 +183,16 @@ class Dynamics(Stage):
         return self.from_latent(codes) + self.positions
 
     def condition(self, actions: Int64[Tensor, "B N"]) -> Condition:
-        """Align N actions, and the `last_actions` - 1 before each, with the N+1 frames they lead to.
+        """Align N actions with the N+1 frames they lead to; none leads to the first.
 
-        None leads to the first, and what is not known of those before is 0.
+        By their codes, or with more than one of the `last_actions` as `told_together`.
         """
-        codes = F.pad(self.action_tokenizer.quantizer.codes(actions), (0, 0, self.last_actions, 0))
-        latest = codes.unfold(1, self.last_actions, 1).flatten(2)
-        return Condition(latest, torch.arange(latest.shape[1], device=codes.device) > 0)
+        if self.last_actions == 1:
+            told = self.action_tokenizer.quantizer.codes(actions)
+        else:
+            told = told_together(actions, last=self.last_actions, number=self.action_tokenizer.n_actions)
+        latents = F.pad(told, (0, 0, 1, 0))
+        return Condition(latents, torch.arange(latents.shape[1], device=latents.device) > 0)
 
     def check_horizon(self, horizon: int) -> None:
         """Refuse to predict so many frames at once that none is left to be seen."""
