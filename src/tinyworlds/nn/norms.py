@@ -14,7 +14,7 @@ EPS = 1e-5
 
 
 class Condition(NamedTuple):
-    """What modulates each frame: the latents of the last actions that led to it, where there are any.
+    """What modulates each frame: a latent of the action that led to it, or of the last ones, where there are any.
 
     `latents` (B, T, A); `given` (T,): False where no action led to the frame, which is then not modulated.
     """
