@@ -1,4 +1,4 @@
-// Numbers worked on LANES at a time.
+// Numbers worked on LANES at a time: as many as fill a register. GCC keeps vectors of more in memory.
 
 #pragma once
 
@@ -8,7 +8,13 @@
 
 namespace {
 
+#if defined(__AVX512F__)
 constexpr int LANES = 16;
+#elif defined(__AVX__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
 constexpr float LOG2_E = 1.44269504f;
 constexpr float LEAST = -126.0f;
 
@@ -38,15 +44,9 @@ inline Lanes all(float x) { return Lanes{} + x; }
 
 // By halves: one after the other would take as long as what is summed.
 inline float sum(Lanes x) {
-  typedef float Half __attribute__((vector_size(2 * LANES)));
-  typedef float Quarter __attribute__((vector_size(LANES)));
-  Half halves[2];
-  std::memcpy(halves, &x, sizeof x);
-  halves[0] += halves[1];
-  Quarter quarters[2];
-  std::memcpy(quarters, halves, sizeof quarters);
-  const Quarter four = quarters[0] + quarters[1];
-  return (four[0] + four[2]) + (four[1] + four[3]);
+  for (int half = LANES / 2; half; half /= 2)
+    for (int i = 0; i < half; i++) x[i] += x[half + i];
+  return x[0];
 }
 
 inline float largest(Lanes x) {
