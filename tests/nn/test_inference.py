@@ -1,3 +1,5 @@
+import platform
+
 import pytest
 import torch
 from einops import rearrange
@@ -5,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+from tinyworlds.nn import native
 from tinyworlds.nn.inference import LARGEST, WIDTHS
 from tinyworlds.nn.norms import Condition
 from tinyworlds.nn.transformer import SpaceTimeTransformer
@@ -89,6 +92,33 @@ OPTIONS = {
     "embed_dim": 16, "num_heads": 4, "hidden_dim": 24, "num_blocks": 2, "norm": "post", "qk_norm": False,
     "positions": "sincos", "grid": (1, 5),
 }  # fmt: skip
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the flags are of other processors' compilers")
+@pytest.mark.parametrize("flag", ["-mno-avx512f", "-mno-avx"])
+def test_vectors_of_every_size_compute_the_same(flag, no_compiler, monkeypatch):
+    """Of 8 and of 4 numbers, with which processors do that have no larger ones; narrow heads, with a gradient and
+    without."""
+    model, x = roughened(SpaceTimeTransformer(**OPTIONS)), torch.randn(2, 3, 21, 16)
+
+    def computed():
+        y = model(x)
+        gradients = torch.autograd.grad(y.square().mean(), list(model.parameters()))
+        with torch.no_grad():
+            return [y.detach(), model(x), *gradients]
+
+    with no_compiler():
+        expected = computed()
+    monkeypatch.setattr(native, "FLAGS", (*native.FLAGS, flag))
+    native.library.cache_clear()
+    try:
+        with torch.no_grad():
+            assert model._runs_natively(x)
+        got = computed()
+    finally:
+        native.library.cache_clear()
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
 def test_large_weights_make_no_difference():
