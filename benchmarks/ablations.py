@@ -38,8 +38,8 @@ from benchmarks.ablation_trials import (
 from benchmarks.cpu_clock import FILE
 from tinyworlds.checkpoints import load_stage, newest
 from tinyworlds.command import CONF, command
-from tinyworlds.devices import allow_tf32
-from tinyworlds.evaluate import evaluate, find_truth, hardware, put_actions, put_tokens
+from tinyworlds.devices import allow_tf32, hardware
+from tinyworlds.evaluate import evaluate, find_truth, put_actions, put_tokens
 from tinyworlds.json_files import read_object
 from tinyworlds.models import STAGES, ActionTokenizer, Dynamics, Stage, VideoTokenizer
 from tinyworlds.report import Scores

@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tinyworlds.command import CONF
+from tinyworlds.devices import cpu
 from tinyworlds.media import replacing
 from tinyworlds.progress import track
 
@@ -95,7 +96,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     """What a measurement ran on."""
     found = {
         "device": device.type,
-        "cpu": _cpu_name(),
+        "cpu": cpu(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
@@ -155,9 +156,3 @@ def _end(name: str) -> str:
 def _wait_for(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _cpu_name() -> str:
-    path = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in path.read_text().splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.processor()

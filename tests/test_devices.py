@@ -1,11 +1,12 @@
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from tinyworlds.devices import allow_tf32
+from tinyworlds.devices import allow_tf32, cpu
 
 
 @pytest.mark.parametrize(("device", "precision"), [("cpu", "highest"), ("cuda", "high"), ("cuda:1", "high")])
@@ -41,3 +42,17 @@ def test_memory_that_is_freed_serves_again():
     first, *_, fifth, last = json.loads(done.stdout)
     assert first > 10_000
     assert fifth + last < 100
+
+
+def test_processors_are_told_apart_by_their_vectors():
+    """As torch is made to use them here."""
+    script = "from tinyworlds.devices import cpu; print(cpu())"
+    name = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "ATEN_CPU_CAPABILITY": "default"},
+        capture_output=True,
+        check=True,
+        text=True,
+    ).stdout.strip()
+    assert name.endswith("(DEFAULT)")
+    assert name.removesuffix("(DEFAULT)") == cpu().rpartition("(")[0]

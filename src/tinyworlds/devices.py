@@ -2,6 +2,8 @@
 
 import contextlib
 import ctypes
+import platform
+from pathlib import Path
 
 import torch
 
@@ -30,3 +32,18 @@ def allow_tf32(device: str | torch.device) -> None:
     """
     if torch.device(device).type == "cuda":
         torch.set_float32_matmul_precision("high")
+
+
+def hardware(device: torch.device) -> str:
+    """What a device is, for people to read."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+    return f"{cpu()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def cpu() -> str:
+    """The processor, and the vectors that it computes with: there are unlike ones by one name."""
+    described = Path("/proc/cpuinfo")
+    lines = described.read_text().splitlines() if described.exists() else []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return f"{model or platform.machine()} ({torch.backends.cpu.get_cpu_capability()})"

@@ -1,6 +1,5 @@
 """Measure what a world is worth: ``python -m tinyworlds.evaluate [ckpt=PATH] [dataset=NAME] …``."""
 
-import platform
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from tinyworlds.command import command
 from tinyworlds.data.clip_datamodule import ClipDataModule
 from tinyworlds.data.settings import check_whole
 from tinyworlds.data.truth import actions_of
+from tinyworlds.devices import hardware
 from tinyworlds.maskgit import chosen_decoding
 from tinyworlds.metrics import perplexity
 from tinyworlds.play import rollout
@@ -228,16 +228,6 @@ def _put_speed(scores: Scores, world: World, prompt: UInt8[np.ndarray, "T H W 3"
         "hardware": hardware(world.dynamics.device),
     }
     scores.put("speed", found, otherwise="")
-
-
-def hardware(device: torch.device) -> str:
-    """What a device is, for people to read."""
-    if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
-    described = Path("/proc/cpuinfo")
-    lines = described.read_text().splitlines() if described.exists() else []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return f"{model or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 if __name__ == "__main__":
