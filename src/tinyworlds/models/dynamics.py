@@ -1,23 +1,22 @@
 """Dynamics: from the tokens of the frames so far and an action to the tokens of the next frame."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from tinyworlds.data.settings import check_types, check_whole
 from tinyworlds.data.token_cache import ClipTokens
-from tinyworlds.maskgit import Decoding, Expectation, Guess, decode
+from tinyworlds.maskgit import Decoding
 from tinyworlds.models.action_tokenizer import ActionTokenizer
 from tinyworlds.models.dynamics_pictures import drawn
+from tinyworlds.models.imagination import Imagination
 from tinyworlds.models.masked_loss import check_training, masked_loss
-from tinyworlds.models.stage import METRIC, Stage, validation_psnr
+from tinyworlds.models.stage import METRIC, validation_psnr
 from tinyworlds.models.tokenizers import Tokenizers
 from tinyworlds.models.video_tokenizer import VideoTokenizer
 from tinyworlds.nn.choices import completed
@@ -26,10 +25,9 @@ from tinyworlds.nn.last_actions import told_size, told_together
 from tinyworlds.nn.norms import FILM, Condition
 from tinyworlds.nn.positions import SINCOS, Timeline, added_positions
 from tinyworlds.nn.transformer import Past, SpaceTimeTransformer
-from tinyworlds.orders import Noise
 
 
-class Dynamics(Stage):
+class Dynamics(Imagination):
     """MaskGIT on a space-time transformer: hidden video tokens are guessed from the seen ones and the actions.
 
     The tokenizers come along, frozen, so that a checkpoint of the dynamics is a whole world. A window holds
@@ -194,94 +192,6 @@ class Dynamics(Stage):
         latents = F.pad(told, (0, 0, 1, 0))
         return Condition(latents, torch.arange(latents.shape[1], device=latents.device) > 0)
 
-    def check_horizon(self, horizon: int) -> None:
-        """Refuse to predict so many frames at once that none is left to be seen."""
-        check_whole("horizon", horizon, at_least=1)
-        if horizon >= self.context_length:
-            raise ValueError(
-                f"horizon={horizon}: this world sees {self.context_length} frames at a time, "
-                f"so it can imagine 1 to {self.context_length - 1} at once"
-            )
-
-    def predict(
-        self,
-        tokens: Int64[Tensor, "B T P"],
-        actions: Int64[Tensor, "B {tokens.shape[1]+horizon-1}"],
-        *,
-        horizon: int,
-        decoding: Decoding,
-        generator: Noise = None,
-        watch: Callable[[Guess], None] | None = None,
-    ) -> Int64[Tensor, "B N P"]:
-        """The tokens of the next `horizon` frames, decoded together, of which the last actions lead to each.
-
-        Only as many of the last frames are seen as make, with the predicted ones, a window of
-        `context_length`. Seen frames do not depend on those being decoded: their keys and values are
-        computed once, and each decoding step runs on the new frames alone.
-
-        Raises:
-            ValueError: the horizon leaves no frame to be seen.
-        """
-        self.check_horizon(horizon)
-        seen = tokens[:, -(self.context_length - horizon) :]
-        length = seen.shape[1]
-        taken, number = actions[:, -(length + horizon - 1) :], self.action_tokenizer.n_actions
-        # Guidance wants the frames after every action: for each in turn, first the one that is taken.
-        turns = torch.arange(number if decoding.guidance else 1, device=actions.device)
-        other = torch.arange(taken.shape[1], device=actions.device) >= taken.shape[1] - horizon
-        turned = rearrange((taken + other * rearrange(turns, "n -> n 1 1")) % number, "n b t -> (n b) t")
-        following = self.condition(turned).at(slice(length, None))
-        past = self.remember(seen, self.condition(taken).at(slice(length))).tiled(len(turns))
-
-        def logits(guessed: Int64[Tensor, "B N P"], hidden: Bool[Tensor, "B N P"]) -> Float[Tensor, "B N P V"]:
-            tokens, unseen = (part.repeat(len(turns), 1, 1) for part in (guessed, hidden))
-            features = rearrange(self(tokens, unseen, following, past=past), "(n b) h p e -> n b h p e", n=len(turns))
-            return self.to_logits(torch.lerp(features.mean(0), features[0], 1 + decoding.guidance))
-
-        shape = (tokens.shape[0], horizon, *self.video_tokenizer.grid)
-        return decode(logits, shape, decoding=decoding, generator=generator, device=tokens.device, watch=watch)
-
-    def imagine(
-        self,
-        tokens: Int64[Tensor, "B T P"],
-        actions: Int64[Tensor, "B {tokens.shape[1]+horizon-1}"],
-        *,
-        horizon: int,
-        decoding: Decoding,
-        generator: Noise = None,
-        watch: Callable[[Guess], None] | None = None,
-    ) -> tuple[Int64[Tensor, "B N P"], Float[Tensor, "B N P L"]]:
-        """`predict`, and the codes by which the predicted frames are shown (see `Decoding`)."""
-        codes = self.video_tokenizer.quantizer.codes
-        predict = partial(self.predict, tokens, actions, horizon=horizon, decoding=decoding, generator=generator)
-        if decoding.show == "taken":
-            following = predict(watch=watch)
-            return following, codes(following)
-        vocabulary = torch.arange(self.video_tokenizer.vocabulary, device=tokens.device)
-        expectation = Expectation(codes(vocabulary), decoding=decoding, watch=watch)
-        return predict(watch=expectation), expectation.codes
-
-    def advance(
-        self,
-        seen: ClipTokens,
-        actions: Int64[Tensor, "B h"],
-        *,
-        decoding: Decoding,
-        generator: Noise = None,
-        watch: Callable[[Guess], None] | None = None,
-    ) -> tuple[ClipTokens, Float[Tensor, "B h P L"]]:
-        """What is seen, at most `context_length` frames, once the `actions` have led to h more (see `imagine`).
-
-        And the codes by which these are shown.
-        """
-        taken = torch.cat([seen.actions, actions], dim=1)
-        horizon = actions.shape[1]
-        following, codes = self.imagine(
-            seen.tokens, taken, horizon=horizon, decoding=decoding, generator=generator, watch=watch
-        )
-        tokens = torch.cat([seen.tokens, following], dim=1)[:, -self.context_length :]
-        return ClipTokens(tokens, taken[:, -(tokens.shape[1] - 1) :]), codes
-
     @property
     def tokenizers(self) -> Tokenizers:
         """Both tokenizers, frozen."""
@@ -313,22 +223,6 @@ class Dynamics(Stage):
         self.log_image_quality(predicted, frames[:, -1:])
         self.code_usage.update(guessed)
 
-    def render(
-        self, tokens: Int64[Tensor, "B T P"], *, count: int, codes: Float[Tensor, "B {count} P L"] | None = None
-    ) -> Float[Tensor, "B {count} C H W"]:
-        """The last `count` frames of a window of tokens, in about [-1, 1]; by `codes` instead, where given."""
-        window = self.video_tokenizer.quantizer.codes(tokens[:, -self.context_length :])
-        if codes is not None:
-            window = torch.cat([window[:, :-count], codes], dim=1)
-        return self.video_tokenizer.decode(window, last=count)
-
     def pictures(self, frames: Float[Tensor, "B T C H W"]) -> dict[str, np.ndarray]:
         """Next frames as predicted, a frame guessed from part of its tokens, and each action from one prompt."""
         return drawn(self, frames)
-
-    def next_frame(
-        self, tokens: Int64[Tensor, "B T P"], actions: Int64[Tensor, "B N"], generator: torch.Generator
-    ) -> tuple[Int64[Tensor, "B 1 P"], Float[Tensor, "B 1 C H W"]]:
-        """The last frame of clips as imagined from those before it, as tokens and as pixels."""
-        guessed, codes = self.imagine(tokens[:, :-1], actions, horizon=1, decoding=self.decoding, generator=generator)
-        return guessed, self.render(torch.cat([tokens[:, :-1], guessed], dim=1), count=1, codes=codes)
