@@ -6,6 +6,12 @@ H W pixels, Hp Wp patch grid, S patch size. ``actions[:, t]`` carries frame t to
 have T-1 actions.
 """
 
+import os
+
+# Before MKL is first called: else it may round by where numbers lie in memory, and a resumed run would differ.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+
+
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
