@@ -39,6 +39,7 @@ COLUMNS: Mapping[str, Sequence[Column]] = {
         Column("reconstruction.psnr_moving", ".2f"),
         Column("reconstruction.psnr", ".2f"),
         Column("codes.used", ".0f"),
+        Column("codes.flicker", ".2f"),
     ),
     ActionTokenizer.name: (
         Column("actions.control_score", ".3f"),

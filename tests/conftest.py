@@ -93,6 +93,7 @@ def video_tokenizer() -> VideoTokenizer:
         num_bins=3,
         patches="conv",
         temporal=True,
+        local=False,
         latent_norm=True,
         moving_weight=0,
         **TRANSFORMER,

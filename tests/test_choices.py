@@ -48,6 +48,7 @@ CHOICES: dict[str, dict[str, Sequence[Any]]] = {
         **TRAINING,
         **TRANSFORMER,
         "stage.patches": PATCHES,
+        "stage.local": FLAG,
         "stage.temporal": FLAG,
     },
     "action_tokenizer": {

@@ -151,7 +151,7 @@ OTHER_VALUES = {
     "video_tokenizer": {
         "patch_size": 16, "patches": "linear", "embed_dim": 32, "num_heads": 2, "hidden_dim": 64, "num_blocks": 2,
         "norm": "post", "qk_norm": True, "positions": "rope",
-        "temporal": True, "latent_dim": 4, "num_bins": 3, "latent_norm": False, "moving_weight": 1,
+        "local": False, "temporal": True, "latent_dim": 4, "num_bins": 3, "latent_norm": False, "moving_weight": 1,
     },
     "action_tokenizer": {
         "n_actions": 4, "num_bins": 4, "shrink": 1, "latent_norm": False, "usage_weight": 3, "variance_weight": 7,

@@ -24,7 +24,7 @@ PREDICTED = {
 }  # fmt: skip
 KEYS = {
     "reconstruction": {"psnr", "ssim", "psnr_moving"},
-    "codes": {"used", "perplexity"},
+    "codes": {"used", "perplexity", "flicker"},
     "actions": {"perplexity", "nmi", "accuracy", "majority", "supervised", "control_score", "names"},
     "prediction": PREDICTED,
     "obedience": {"accuracy", "chance", "reconstructed"},

@@ -168,6 +168,7 @@ def test_the_public_project_reads_what_is_written(tmp_path):
     ("stage", "option", "value", "named"),
     [
         ("video_tokenizer", "patches", "conv", r"video_tokenizer: stage\.patches=conv stands in the way"),
+        ("video_tokenizer", "local", True, r"video_tokenizer: stage\.local=True"),
         ("video_tokenizer", "temporal", False, r"video_tokenizer: stage\.temporal=False"),
         ("action_tokenizer", "shrink", 2, r"action_tokenizer: stage\.shrink=2"),
         ("dynamics", "norm", "pre", r"dynamics: stage\.norm=pre"),

@@ -5,7 +5,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyworlds.metrics import CodeUsage, MovingPSNR, frame_quality, moving, moving_since_last, pixel_loss, psnr
+from tinyworlds.metrics import (
+    CodeUsage,
+    Flicker,
+    MovingPSNR,
+    frame_quality,
+    moving,
+    moving_since_last,
+    pixel_loss,
+    psnr,
+)
 
 
 def test_psnr_of_known_errors():
@@ -60,6 +69,20 @@ def test_the_quality_of_a_copy_is_that_of_what_is_copied():
     assert found["psnr_moving"] == other["copy_psnr_moving"] == pytest.approx(float(psnr(imagined, true, moved)))
     still = frame_quality(imagined, copied=copied, true=true, before=true)
     assert still["psnr_moving"] is still["copy_psnr_moving"] is None
+
+
+def test_flicker_is_the_share_of_still_patches_whose_token_changes():
+    moved = torch.zeros(1, 3, 1, 4, 8, dtype=torch.bool)  # patches of 4: two a frame
+    moved[0, 1, 0, 3, 4] = True  # the right one moves, then
+    tokens = torch.tensor([[[0, 0], [1, 1], [1, 2]]])
+    metric = Flicker()
+    metric.update(tokens, moved, patch_size=4)
+    assert float(metric.compute()) == pytest.approx(2 / 3)  # of left, left and right: the first and the last
+    metric.update(torch.zeros_like(tokens), moved, patch_size=4)
+    assert float(metric.compute()) == pytest.approx(2 / 6)
+    everywhere = Flicker()
+    everywhere.update(tokens, torch.ones_like(moved), patch_size=4)
+    assert everywhere.compute().isnan()
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=50))

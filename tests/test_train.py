@@ -52,6 +52,7 @@ def test_the_three_stages_leave_a_world_and_what_was_seen_of_them(trained, entry
         seen = EventAccumulator(str(folder)).Reload().Tags()
         assert {"train/loss", "val/loss", "val/psnr", "val/ssim", "val/codes_perplexity"} <= set(seen["scalars"])
         assert {path.stem.rpartition("-")[0] for path in (folder / "pictures").iterdir()} == set(seen["images"])
+    assert "val/flicker" in EventAccumulator(str(runs["video_tokenizer"])).Reload().Tags()["scalars"]
     assert EventAccumulator(str(runs["action_tokenizer"])).Reload().Tags()["histograms"] == ["val/actions"]
     assert set(EventAccumulator(str(runs["dynamics"])).Reload().Tags()["images"]) == {"prediction", "masked", "rollout"}
     assert f"video_tokenizer: {runs['video_tokenizer'].relative_to(Path.cwd())}/best.ckpt" in capsys.readouterr().out
@@ -95,7 +96,7 @@ def test_two_runs_of_one_config_give_the_same_numbers(trained, stage):
 def test_two_steps_at_size_tiny_make_a_world_of_that_size(trained):
     runs = trained("size=tiny", "trainer.max_steps=2", "validations=1")
     dynamics = World.load(runs["dynamics"] / "best.ckpt").dynamics
-    assert (dynamics.transformer.embed_dim, dynamics.video_tokenizer.encoder.embed_dim) == (64, 32)
+    assert (dynamics.transformer.embed_dim, dynamics.video_tokenizer.decoder.embed_dim) == (64, 32)
     assert dynamics.action_tokenizer.encoder.features[0].out_channels == 8
 
 

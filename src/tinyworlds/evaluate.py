@@ -137,6 +137,7 @@ def put_tokens(scores: Scores, quality: dict[str, float]) -> None:
     frames = {name: quality[name] for name in ("psnr", "ssim", "psnr_moving")}
     scores.put("reconstruction", frames, otherwise="nothing moves in the held-out frames")
     scores.put("codes", {"used": int(quality["used"]), "perplexity": quality["perplexity"]}, otherwise="")
+    scores.put("codes", {"flicker": quality["flicker"]}, otherwise="every patch moves in the held-out frames")
 
 
 def put_actions(

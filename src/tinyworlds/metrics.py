@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import reduce
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torchmetrics import Metric
@@ -102,6 +103,33 @@ class MovingPSNR(Metric):
 
     def compute(self) -> Float[Tensor, ""]:
         return (10 * torch.log10(4 / (self.squared / self.pixels).clamp_min(4e-10))).float()
+
+
+class Flicker(Metric):
+    """The share, 0 … 1, of tokens that change where nothing does; NaN where every patch moves.
+
+    Of the patches none of whose pixels moved since the frame before: those whose token is another than then.
+    """
+
+    higher_is_better = False
+    full_state_update = False
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.add_state("changed", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("still", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.changed: Tensor
+        self.still: Tensor
+
+    def update(self, tokens: Int64[Tensor, "B T P"], moved: Bool[Tensor, "B T 1 H W"], *, patch_size: int) -> None:
+        """Count over all frames but the first of each clip; `moved` as of `moving_since_last`."""
+        busy = reduce(moved, "b t 1 (hp s1) (wp s2) -> b t (hp wp)", torch.any, s1=patch_size, s2=patch_size)
+        still = ~busy[:, 1:]
+        self.changed += (still & (tokens[:, 1:] != tokens[:, :-1])).sum()
+        self.still += still.sum()
+
+    def compute(self) -> Float[Tensor, ""]:
+        return self.changed / self.still
 
 
 class CodeUsage(Metric):

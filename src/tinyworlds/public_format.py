@@ -31,7 +31,7 @@ TRANSFORMER = ("embed_dim", "num_heads", "hidden_dim", "num_blocks")
 BLOCK = {"norm": "post", "qk_norm": False, "positions": SINCOS}
 PATCHES = {"patches": "linear", **BLOCK}
 FIXED: dict[str, dict[str, Any]] = {
-    "video_tokenizer": {**PATCHES, "temporal": True, "latent_norm": False},
+    "video_tokenizer": {**PATCHES, "local": False, "temporal": True, "latent_norm": False},
     "action_tokenizer": {"num_bins": 2, "shrink": 1, "latent_norm": False, "codes": None},
     "encoder": {"name": "mean_concat", **PATCHES},
     "decoder": {"name": "masked", **PATCHES},

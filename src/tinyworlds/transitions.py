@@ -12,7 +12,7 @@ from torchmetrics.image import StructuralSimilarityIndexMeasure
 
 from tinyworlds.data.clip_datamodule import ClipDataModule
 from tinyworlds.data.clips import Clips, normalize
-from tinyworlds.metrics import CodeUsage, MovingPSNR, moving_since_last
+from tinyworlds.metrics import CodeUsage, Flicker, MovingPSNR, moving_since_last
 from tinyworlds.models import ActionTokenizer, VideoTokenizer
 from tinyworlds.models.stage import as_pictures, validation_psnr
 from tinyworlds.probe import Probe
@@ -42,8 +42,8 @@ class Transitions:
 class Reconstructions:
     """What a video tokenizer keeps of the frames after each of the same transitions.
 
-    `quality`: ``psnr``, ``psnr_moving``, ``ssim``, and of their tokens ``used`` and ``perplexity``. `read`: the true
-    action that a probe names from the rebuilt frames; empty without one.
+    `quality`: ``psnr``, ``psnr_moving``, ``ssim``, and of their tokens ``used``, ``perplexity`` and ``flicker``. `read`:
+    the true action that a probe names from the rebuilt frames; empty without one.
     """
 
     quality: dict[str, float]
@@ -123,6 +123,7 @@ class _ReconstructionQuality:
         self._psnr = validation_psnr()
         self._ssim = StructuralSimilarityIndexMeasure(data_range=(-1.0, 1.0))
         self._moving = MovingPSNR()
+        self._flicker = Flicker()
         self._usage = CodeUsage(tokenizer.vocabulary)
 
     @torch.inference_mode()
@@ -131,16 +132,17 @@ class _ReconstructionQuality:
         seen = normalize(frames.to(self._tokenizer.device))
         tokens = self._tokenizer.tokenize(seen)
         rebuilt = self._tokenizer.detokenize(tokens).clamp(-1, 1)
-        moved = moving_since_last(seen)[:, 1:].cpu()
+        moved = moving_since_last(seen).cpu()
         flat = [rearrange(x[:, 1:].cpu(), "b t c h w -> (b t) c h w") for x in (rebuilt, seen)]
         self._psnr.update(*flat)
         self._ssim.update(*flat)
-        self._moving.update(rebuilt[:, 1:].cpu(), seen[:, 1:].cpu(), moved)
+        self._moving.update(rebuilt[:, 1:].cpu(), seen[:, 1:].cpu(), moved[:, 1:])
+        self._flicker.update(tokens.cpu(), moved, patch_size=self._tokenizer.patch_size)
         self._usage.update(tokens[:, 1:].cpu())
         return as_pictures(rebuilt)
 
     def compute(self) -> dict[str, float]:
-        meters = {"psnr": self._psnr, "ssim": self._ssim, "psnr_moving": self._moving}
+        meters = {"psnr": self._psnr, "ssim": self._ssim, "psnr_moving": self._moving, "flicker": self._flicker}
         usage = self._usage.compute()
         return {name: float(x) for name, x in {**{n: m.compute() for n, m in meters.items()}, **usage}.items()}
 

@@ -26,7 +26,7 @@ shared = {"embed_dim": 12, "num_heads": int(sys.argv[1]), "hidden_dim": 24, "nor
 known = {"frame_size": (16, 16), "dataset": {"name": "test", "path": "test.h5", "val_fraction": 0.1, "clip_length": 3}}
 video = VideoTokenizer(
     **known, **shared, patch_size=8, num_blocks=1, latent_dim=3, num_bins=3, patches="conv", temporal=True,
-    latent_norm=False, moving_weight=0,
+    local=False, latent_norm=False, moving_weight=0,
 )
 action = ActionTokenizer(
     **known, n_actions=4, num_bins=2, shrink=1,

@@ -4,6 +4,8 @@ import torch
 from tinyworlds.models import VideoTokenizer
 from tinyworlds.nn.positions import POSITIONS
 
+from ..conftest import roughened
+
 
 @pytest.mark.parametrize("variant", [{}, {"positions": "rope", "qk_norm": True}, {"positions": "alibi"}])
 @pytest.mark.parametrize("changed", range(5))
@@ -61,6 +63,32 @@ def test_frames_by_themselves_without_time(video_tokenizer, frames):
     alone = VideoTokenizer(**{**video_tokenizer.hparams, "temporal": False}).eval()
     each = torch.cat([alone.tokenize(frames[:, t : t + 1]) for t in range(5)], dim=1)
     assert torch.equal(alone.tokenize(frames), each)
+
+
+@pytest.mark.parametrize("temporal", [True, False])
+def test_a_local_token_changes_with_its_surroundings_alone(video_tokenizer, temporal):
+    options = {**video_tokenizer.hparams, "local": True, "frame_size": (16, 40), "temporal": temporal}
+    local = roughened(VideoTokenizer(**options)).eval()
+    attending = roughened(VideoTokenizer(**{**options, "local": False})).eval()
+    frames = torch.rand(2, 5, 3, 16, 40) * 2 - 1
+    other = frames.clone()
+    other[:, 2, :, :8, :8] *= -1  # the first patch of ten, whose edge the stem shows to its neighbours
+    far = [3, 4, 8, 9]
+    with torch.no_grad():
+        same, seen = (
+            torch.eq(*(model.to_latent(model.encoder(model.patch_embedding(clip))) for clip in (frames, other)))
+            for model in (local, attending)
+        )
+    assert same[:, :, far].all()
+    assert same[:, [0, 1, 3, 4]].all()
+    assert not same[:, 2, 0].any()
+    assert not seen[:, 2, far].any()
+    assert not local.temporal
+
+
+def test_weights_from_before_there_were_local_tokens_are_of_an_encoder_that_attends(video_tokenizer):
+    earlier = {key: value for key, value in video_tokenizer.hparams.items() if key != "local"}
+    VideoTokenizer.from_hyperparameters(earlier).load_state_dict(video_tokenizer.state_dict())
 
 
 def test_pictures_show_true_above_decoded(video_tokenizer, frames):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tinyworlds.data.settings import check_number, check_whole
 from tinyworlds.media import grid
-from tinyworlds.metrics import MovingPSNR, moving_since_last, pixel_loss, psnr
+from tinyworlds.metrics import Flicker, MovingPSNR, moving_since_last, pixel_loss, psnr
 from tinyworlds.models.stage import METRIC, Stage, as_pictures
 from tinyworlds.nn.fsq import FSQ
 from tinyworlds.nn.norms import LatentNorm
@@ -23,13 +23,13 @@ class VideoTokenizer(Stage):
     """FSQ-VAE on a space-time transformer: frame → patches → transformer → FSQ codes → transformer → pixels.
 
     Causal in time: neither the tokens nor the reconstruction of frame t depend on later frames. With
-    ``temporal=False`` each frame is tokenized by itself. `latent_norm` normalizes latents over the batch
-    before rounding (see `LatentNorm`). Pixels that move count ``1 + moving_weight``
-    times in the loss.
+    ``temporal=False`` each frame is tokenized by itself, with ``local=True`` each patch: its encoder attends to
+    nothing, so that what happens elsewhere leaves the token of a patch as it is. `latent_norm` normalizes latents
+    over the batch before rounding (see `LatentNorm`). Pixels that move count ``1 + moving_weight`` times in the loss.
     """
 
     name = "video_tokenizer"
-    earlier: ClassVar[Mapping[str, Any]] = {"qk_norm": False, "positions": SINCOS}
+    earlier: ClassVar[Mapping[str, Any]] = {"qk_norm": False, "positions": SINCOS, "local": False}
 
     def __init__(
         self,
@@ -48,6 +48,7 @@ class VideoTokenizer(Stage):
         qk_norm: bool,
         positions: str,
         temporal: bool,
+        local: bool,
         latent_norm: bool,
         moving_weight: float,
     ) -> None:
@@ -55,6 +56,7 @@ class VideoTokenizer(Stage):
         super().__init__(frame_size=frame_size, dataset=dataset, codes=num_bins**latent_dim)
         self.save_hyperparameters()
         self.grid = patch_grid(frame_size, patch_size)
+        self.patch_size = patch_size
         check_number("moving_weight", moving_weight, at_least=0)
         self.moving_weight = moving_weight
 
@@ -76,7 +78,7 @@ class VideoTokenizer(Stage):
         self.patch_embedding = PatchEmbedding(
             frame_size=frame_size, patch_size=patch_size, embed_dim=embed_dim, patches=patches, positions=positions
         )
-        self.encoder = transformer()
+        self.encoder = nn.Identity() if local else transformer()
         self.to_latent = nn.Sequential(nn.LayerNorm(embed_dim), nn.Linear(embed_dim, latent_dim))
         self.latent_norm = LatentNorm(latent_dim=latent_dim) if latent_norm else nn.Identity()
         self.from_latent = nn.Linear(latent_dim, embed_dim)
@@ -86,6 +88,7 @@ class VideoTokenizer(Stage):
         self.pixel_head = PixelHead(frame_size=frame_size, patch_size=patch_size, embed_dim=embed_dim, patches=patches)
 
         self.psnr_moving = MovingPSNR()
+        self.flicker = Flicker()
 
     @property
     def vocabulary(self) -> int:
@@ -95,7 +98,7 @@ class VideoTokenizer(Stage):
     @property
     def temporal(self) -> bool:
         """Whether the tokens of a frame depend on earlier frames."""
-        return self.encoder.temporal
+        return isinstance(self.encoder, SpaceTimeTransformer) and self.encoder.temporal
 
     @property
     def num_patches(self) -> int:
@@ -140,10 +143,12 @@ class VideoTokenizer(Stage):
         codes = self.encode(frames)
         reconstruction = self.decode(codes)
         self.log(METRIC, self.loss(reconstruction, frames), prog_bar=True, sync_dist=True)
-        self.psnr_moving.update(reconstruction, frames, moving_since_last(frames))
-        self.log("val/psnr_moving", self.psnr_moving)
+        moved, tokens = moving_since_last(frames), self.quantizer.indices(codes)
+        self.psnr_moving.update(reconstruction, frames, moved)
+        self.flicker.update(tokens, moved, patch_size=self.patch_size)
+        self.log_dict({"val/psnr_moving": self.psnr_moving, "val/flicker": self.flicker})
         self.log_image_quality(reconstruction, frames)
-        self.code_usage.update(self.quantizer.indices(codes))
+        self.code_usage.update(tokens)
 
     def pictures(self, frames: Float[Tensor, "B T C H W"]) -> dict[str, np.ndarray]:
         shown = frames[:8, -1:]
