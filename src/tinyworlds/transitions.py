@@ -42,7 +42,7 @@ class Transitions:
 class Reconstructions:
     """What a video tokenizer keeps of the frames after each of the same transitions.
 
-    `quality`: ``psnr``, ``psnr_moving``, ``ssim``, and of their tokens ``used``, ``perplexity`` and ``flicker``. `read`:
+    `quality`: ``psnr``, ``psnr_moving``, ``ssim``, and of its tokens ``used``, ``perplexity``, ``flicker``. `read`:
     the true action that a probe names from the rebuilt frames; empty without one.
     """
 

@@ -86,6 +86,17 @@ def test_a_local_token_changes_with_its_surroundings_alone(video_tokenizer, temp
     assert not local.temporal
 
 
+def test_a_local_token_is_the_same_in_every_place(video_tokenizer):
+    local = VideoTokenizer(**{**video_tokenizer.hparams, "local": True, "frame_size": (32, 40)})
+    local = roughened(local).eval()
+    frames = torch.full((1, 1, 3, 32, 40), -0.5)
+    frames[..., 10:13, 10:13] = frames[..., 18:21, 26:29] = 1  # a ball, twice
+    with torch.no_grad():
+        latents = local.to_latent(local.encoder(local.patch_embedding(frames))).view(4, 5, -1)
+    torch.testing.assert_close(latents[1, 1], latents[2, 3])
+    assert not torch.isclose(latents[1, 1], latents[1, 3]).any()
+
+
 def test_weights_from_before_there_were_local_tokens_are_of_an_encoder_that_attends(video_tokenizer):
     earlier = {key: value for key, value in video_tokenizer.hparams.items() if key != "local"}
     VideoTokenizer.from_hyperparameters(earlier).load_state_dict(video_tokenizer.state_dict())

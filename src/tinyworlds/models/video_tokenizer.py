@@ -24,8 +24,9 @@ class VideoTokenizer(Stage):
 
     Causal in time: neither the tokens nor the reconstruction of frame t depend on later frames. With
     ``temporal=False`` each frame is tokenized by itself, with ``local=True`` each patch: its encoder attends to
-    nothing, so that what happens elsewhere leaves the token of a patch as it is. `latent_norm` normalizes latents
-    over the batch before rounding (see `LatentNorm`). Pixels that move count ``1 + moving_weight`` times in the loss.
+    nothing and is told no positions, so that the token of a patch says what is to be seen there alone. `latent_norm`
+    normalizes latents over the batch before rounding (see `LatentNorm`). Pixels that move count
+    ``1 + moving_weight`` times in the loss.
     """
 
     name = "video_tokenizer"
@@ -76,7 +77,11 @@ class VideoTokenizer(Stage):
             )
 
         self.patch_embedding = PatchEmbedding(
-            frame_size=frame_size, patch_size=patch_size, embed_dim=embed_dim, patches=patches, positions=positions
+            frame_size=frame_size,
+            patch_size=patch_size,
+            embed_dim=embed_dim,
+            patches=patches,
+            positions=None if local else positions,
         )
         self.encoder = nn.Identity() if local else transformer()
         self.to_latent = nn.Sequential(nn.LayerNorm(embed_dim), nn.Linear(embed_dim, latent_dim))

@@ -3,6 +3,7 @@
 import math
 from itertools import pairwise
 
+import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -32,19 +33,19 @@ def _stages(patches: str, patch_size: int) -> int:
 
 
 class PatchEmbedding(nn.Module):
-    """Frames to one token a patch, with its 2-D position added if `positions` are to be added.
+    """Frames to one token a patch, with its 2-D position added if `positions` are to be added (None: never).
 
     ``linear``: one linear map of the S x S pixels, as in ViT. ``conv``: overlapping 3x3 convolutions of
     stride 2, so that neighbouring tokens see the same edge (Xiao et al., arXiv 2106.14881).
     """
 
     def __init__(
-        self, *, frame_size: tuple[int, int], patch_size: int, embed_dim: int, patches: str, positions: str
+        self, *, frame_size: tuple[int, int], patch_size: int, embed_dim: int, patches: str, positions: str | None
     ) -> None:
         super().__init__()
         self.embed: nn.Module
         self.grid = patch_grid(frame_size, patch_size)
-        added = added_positions(positions, self.grid, embed_dim)
+        added = torch.zeros(embed_dim) if positions is None else added_positions(positions, self.grid, embed_dim)
         stages = _stages(patches, patch_size)
         if patches == "linear":
             self.embed = nn.Conv2d(CHANNELS, embed_dim, kernel_size=patch_size, stride=patch_size)
