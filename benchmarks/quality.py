@@ -1,9 +1,11 @@
 """What worlds of several seeds and games are worth, side by side: ``python -m benchmarks.quality section=… runs=…``.
 
 Reads what ``python -m tinyworlds.evaluate`` wrote beside the newest world of each game in each of the folders of runs,
-and writes a table into docs/results.md: for each game the median over the seeds, and in brackets every one of them.
+keeps it with what earlier calls have read, so that worlds need not all be there at once, and writes a table into
+docs/results.md: for each game the median over the seeds, and in brackets every one of them.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -15,6 +17,7 @@ from benchmarks import measure
 from tinyworlds.checkpoints import newest
 from tinyworlds.command import command
 from tinyworlds.json_files import read_object
+from tinyworlds.media import replacing
 from tinyworlds.models import Dynamics
 
 Metrics = Mapping[str, Any]
@@ -43,23 +46,44 @@ def main(config: DictConfig) -> None:
     runs, datasets = (OmegaConf.to_object(config[key]) for key in ("runs", "datasets"))
     if not isinstance(runs, list) or not isinstance(datasets, list) or not runs or not datasets:
         raise ValueError(f"runs={runs} and datasets={datasets}: give lists, as runs=[runs/seed0,runs/seed1]")
-    found = {dataset: [metrics(run, dataset) for run in runs] for dataset in datasets}
-    measure.write_section(page, section, table(found))
-    print(f"wrote the table in {page}")
+    results = Path(config.results)
+    kept = read_object(results, "measure of quality") if results.is_file() else {}
+    games = dict(kept.get(config.section, {})) if config.keep else {}
+    for dataset in datasets:
+        games[dataset] = {**games.get(dataset, {}), **by_seed(runs, dataset)}
+    text = table({dataset: [worlds[seed] for seed in sorted(worlds, key=int)] for dataset, worlds in games.items()})
+    with replacing(results) as unfinished:
+        unfinished.write_text(json.dumps({**kept, config.section: games}, indent=1, sort_keys=True) + "\n")
+    measure.write_section(page, section, text)
+    print(f"wrote {results} and the table in {page}")
 
 
-def metrics(runs_dir: str, dataset: str) -> dict[str, Any]:
-    """What evaluation measured of the newest world of a dataset in a folder of runs.
+def by_seed(runs: Sequence[str], dataset: str) -> dict[str, Metrics]:
+    """What evaluation measured of the newest world of a dataset in each of the folders `runs`, by the world's seed.
 
     Raises:
         FileNotFoundError: there is no world, or it was not evaluated.
+        ValueError: two worlds are of one seed, or one lacks a figure of `ROWS`.
     """
-    path = newest(runs_dir, dataset, Dynamics.name).parent / "evaluation" / "metrics.json"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"there is no {path}: make it with `python -m tinyworlds.evaluate dataset={dataset} runs_dir={runs_dir}`"
-        )
-    return read_object(path, "evaluation of a world")
+    found: dict[str, Metrics] = {}
+    for runs_dir in runs:
+        folder = newest(runs_dir, dataset, Dynamics.name).parent
+        path = folder / "evaluation" / "metrics.json"
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"there is no {path}: "
+                f"make it with `python -m tinyworlds.evaluate dataset={dataset} runs_dir={runs_dir}`"
+            )
+        seed = str(OmegaConf.load(folder / "config.yaml").seed)
+        if seed in found:
+            raise ValueError(f"runs={list(runs)}: two worlds of {dataset} are of seed {seed}")
+        found[seed] = read_object(path, "evaluation of a world")
+        try:
+            for form, value in ROWS.values():
+                form.format(value(found[seed]))
+        except (KeyError, TypeError):
+            raise ValueError(f"{path} lacks figures of the table: {', '.join(ROWS)}") from None
+    return found
 
 
 def table(found: Mapping[str, Sequence[Metrics]]) -> str:

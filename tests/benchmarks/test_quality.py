@@ -24,6 +24,7 @@ def runs(tmp_path: Path) -> list[str]:
     for seed, control in enumerate((0.5, 0.9, 0.6)):
         run = tmp_path / f"seed{seed}/game/dynamics/2026-01-01"
         (run / "evaluation").mkdir(parents=True)
+        (run / "config.yaml").write_text(f"seed: {seed}\n")
         (run / "result.json").write_text(json.dumps({"checkpoint": "best.ckpt"}))
         (run / "evaluation/metrics.json").write_text(json.dumps(measured(control)))
     return [str(tmp_path / f"seed{seed}") for seed in range(3)]
@@ -38,7 +39,8 @@ def test_the_median_and_every_seed_are_written_between_the_markers(runs, tmp_pat
     page = tmp_path / "results.md"
     name = "quality of laptop"
     page.write_text(f"before\n<!-- {name}: written by a command, do not edit -->\n<!-- end of {name} -->\nafter\n")
-    call(monkeypatch, f"page={page}", f"runs=[{','.join(runs)}]")
+    for some in (runs[:1], runs[1:]):
+        call(monkeypatch, f"page={page}", f"results={tmp_path}/quality.json", f"runs=[{','.join(some)}]")
     text = page.read_text()
     assert text.startswith("before")
     assert text.endswith("after\n")
@@ -52,4 +54,22 @@ def test_a_world_that_was_not_evaluated_is_named(runs):
     path = next(Path(runs[1]).rglob("metrics.json"))
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"evaluate dataset=game runs_dir=.*seed1"):
-        quality.metrics(runs[1], "game")
+        quality.by_seed(runs, "game")
+
+
+def test_worlds_of_before_are_dropped_where_they_are_not_kept(runs, tmp_path, monkeypatch):
+    page = tmp_path / "results.md"
+    name = "quality of laptop"
+    page.write_text(f"<!-- {name}: written by a command, do not edit -->\n<!-- end of {name} -->\n")
+    for run, keep in ((runs[0], "true"), (runs[1], "false")):
+        call(monkeypatch, f"page={page}", f"results={tmp_path}/quality.json", f"runs=[{run}]", f"keep={keep}")
+    assert "| `actions.control_score` | 0.90 |" in page.read_text()
+
+
+def test_two_worlds_of_one_seed_and_a_world_without_a_figure_are_refused(runs):
+    with pytest.raises(ValueError, match=r"two worlds of game are of seed 1"):
+        quality.by_seed([runs[1], runs[1]], "game")
+    path = next(Path(runs[2]).rglob("metrics.json"))
+    path.write_text(json.dumps({**measured(0.6), "actions": {"control_score": None}}))
+    with pytest.raises(ValueError, match=r"seed2/.*/metrics\.json lacks figures"):
+        quality.by_seed(runs, "game")
