@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from einops import reduce
 
 from tinyworlds import World, transitions
 from tinyworlds.data.clip_datamodule import ClipDataModule
@@ -56,6 +57,9 @@ def test_reconstructions_are_scored_frame_by_frame(world, data):
     assert quality["psnr"] == pytest.approx(float(psnr(rebuilt, true)), abs=1e-4)
     assert quality["psnr_moving"] == pytest.approx(float(psnr(rebuilt, true, moving(true, before))), abs=1e-4)
     assert quality["used"] == len(tokens[:, 1:].unique())
+    still = ~reduce(moving(true, before), "n 1 (h a) (w b) -> n (h w)", torch.any, a=8, b=8)
+    changed = (tokens[:, 1:] != tokens[:, :-1]).flatten(0, 1)
+    assert quality["flicker"] == pytest.approx(float(changed[still].float().mean()), nan_ok=True)
     assert -1 <= quality["ssim"] < 0.9
 
 
