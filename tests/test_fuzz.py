@@ -1,5 +1,6 @@
 """Damaged and doctored files are read as what they were, or refused with a sentence: nothing else happens."""
 
+import copy
 import json
 import random
 import shutil
@@ -85,7 +86,7 @@ def test_configs(world, dynamics, effort):
             part = drawn.draw(st.sampled_from(parts(config)))
             key = drawn.draw(st.sampled_from(sorted(part) if isinstance(part, dict) else range(len(part))))
             if drawn.draw(st.booleans()):
-                part[key] = drawn.draw(ODD)
+                part[key] = copy.deepcopy(drawn.draw(ODD))  # which the next change may change
             elif isinstance(part, dict):
                 part.pop(key)
         (world / CONFIG).write_text(json.dumps(config))

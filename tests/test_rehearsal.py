@@ -37,9 +37,8 @@ def built(
     dataset = {"name": "test", "path": "test.h5", "val_fraction": 0.2, "clip_length": clip_length}
     coded = {key: variant.pop(key, value) for key, value in {"members": 1, "codes": None}.items()}
     known: dict[str, Any] = {"frame_size": (32, 32), "dataset": dataset, "latent_norm": True, "moving_weight": 1}
-    video = partial(
-        VideoTokenizer, **known, **TRANSFORMER, patch_size=8, latent_dim=3, num_bins=3, patches="conv", temporal=True
-    )
+    tokens = {"patch_size": 8, "latent_dim": 3, "num_bins": 3, "patches": "conv", "temporal": True, "local": False}
+    video = partial(VideoTokenizer, **known, **TRANSFORMER, **tokens)
     action = partial(
         ActionTokenizer,
         **known,
