@@ -76,6 +76,8 @@ class VideoTokenizer(Stage):
                 temporal=temporal,
             )
 
+        self.register_buffer("positions", added_positions(positions, self.grid, embed_dim), persistent=False)
+        self.positions: Tensor
         self.patch_embedding = PatchEmbedding(
             frame_size=frame_size,
             patch_size=patch_size,
@@ -87,8 +89,6 @@ class VideoTokenizer(Stage):
         self.to_latent = nn.Sequential(nn.LayerNorm(embed_dim), nn.Linear(embed_dim, latent_dim))
         self.latent_norm = LatentNorm(latent_dim=latent_dim) if latent_norm else nn.Identity()
         self.from_latent = nn.Linear(latent_dim, embed_dim)
-        self.register_buffer("positions", added_positions(positions, self.grid, embed_dim), persistent=False)
-        self.positions: Tensor
         self.decoder = transformer()
         self.pixel_head = PixelHead(frame_size=frame_size, patch_size=patch_size, embed_dim=embed_dim, patches=patches)
 

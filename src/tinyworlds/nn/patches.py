@@ -45,7 +45,7 @@ class PatchEmbedding(nn.Module):
         super().__init__()
         self.embed: nn.Module
         self.grid = patch_grid(frame_size, patch_size)
-        added = torch.zeros(embed_dim) if positions is None else added_positions(positions, self.grid, embed_dim)
+        added = torch.zeros(1) if positions is None else added_positions(positions, self.grid, embed_dim)
         stages = _stages(patches, patch_size)
         if patches == "linear":
             self.embed = nn.Conv2d(CHANNELS, embed_dim, kernel_size=patch_size, stride=patch_size)
