@@ -85,6 +85,15 @@ def test_half_precision_rounds_what_was_learned_and_nothing_else(dynamics, folde
         assert (tmp_path / "half" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
 
+def test_a_world_is_decoded_as_it_was_when_it_was_saved(dynamics, folder, tmp_path):
+    (folder / METRICS).write_text(json.dumps(FIGURES))
+    World.load(folder, steps=3, order="halton").save_pretrained(tmp_path / "other")
+    assert World.load(tmp_path / "other").decoding == dynamics.decoding.changed(steps=3, order="halton")
+    assert World.load(folder).decoding == dynamics.decoding
+    assert (folder / WEIGHTS).read_bytes() == (tmp_path / "other" / WEIGHTS).read_bytes()
+    assert not (tmp_path / "other" / METRICS).exists()
+
+
 def test_weights_that_half_precision_cannot_hold_are_refused(dynamics, tmp_path):
     with torch.no_grad():
         dynamics.mask_token[0] = 1e5
@@ -197,10 +206,9 @@ def test_a_shared_world_is_opened_from_the_hub(hub, dynamics, monkeypatch):
 def test_config_and_weights_are_of_one_commit(hub, dynamics, tmp_path, request_number):
     """Whenever the repository is changed while a world is fetched."""
     contents = []
-    for name in ("old", "new"):
-        dynamics.hparams["decoding"] = {**dynamics.hparams["decoding"], "steps": len(name + "x" * len(contents))}
+    for name, steps in (("old", 3), ("new", 4)):
         torch.nn.init.constant_(dynamics.mask_token, len(contents))
-        World(dynamics).save_pretrained(tmp_path / name)
+        World(dynamics, steps=steps).save_pretrained(tmp_path / name)
         contents.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
     repo = hub.add("models/me/world", contents[0])
     hub.before = lambda number: repo.files.update(contents[1] if number >= request_number else {})

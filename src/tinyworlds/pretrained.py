@@ -13,6 +13,7 @@ import json
 import re
 import shlex
 import tempfile
+from dataclasses import asdict
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from tinyworlds import scenes
 from tinyworlds.addresses import HUB, split_address
 from tinyworlds.checkpoints import RESULT, load_stage
 from tinyworlds.json_files import read_object
+from tinyworlds.maskgit import Decoding
 from tinyworlds.media import replacing
 from tinyworlds.model_card import world_card
 from tinyworlds.models import Dynamics
@@ -90,15 +92,17 @@ def save(
     dynamics: Dynamics,
     folder: Path,
     *,
+    decoding: Decoding,
     known: Path | None,
     repo: str,
     license: str,
     half: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Write a world to `folder`; `known` is the folder with its evaluation and the result of its training.
+    """Write a world that is played by `decoding`; `known` has its evaluation and the result of its training.
 
-    With `half` weights are rounded to float16, and figures and film of the world as it was do not come along.
+    With `half` weights are rounded to float16. Then, and where it was decoded otherwise, figures and film of the world
+    as it was do not come along.
 
     Raises:
         ValueError: such a file is there already, and not to be overwritten.
@@ -107,11 +111,13 @@ def save(
     if there and not overwrite:
         raise ValueError(f"{there[0]} is there already: move it away, or choose another folder")
     weights, rounded = _weights(dynamics, half=half)
+    another = rounded or decoding != dynamics.decoding
     command = _command(known)
-    config = {"format": FORMAT, "hyper_parameters": _portable(dict(dynamics.hparams)), "command": command}
-    metrics = None if rounded else _first(known, f"evaluation/{METRICS}", METRICS)
+    hyperparameters = {**dynamics.hparams, "decoding": asdict(decoding)}
+    config = {"format": FORMAT, "hyper_parameters": _portable(hyperparameters), "command": command}
+    metrics = None if another else _first(known, f"evaluation/{METRICS}", METRICS)
     figures = None if metrics is None else read_object(metrics, "result of an evaluation")
-    preview = None if rounded else _preview(known)
+    preview = None if another else _preview(known)
     companions = {METRICS: metrics and metrics.read_bytes(), PREVIEW: preview, SCENES: _scenes(dynamics, known)}
     card = world_card(
         dynamics,
@@ -150,7 +156,7 @@ def _weights(dynamics: Dynamics, *, half: bool) -> tuple[dict[str, torch.Tensor]
     return kept, any(not torch.equal(kept[name].float(), state[name]) for name in learned)
 
 
-def push(dynamics: Dynamics, repo: str, *, known: Path | None, private: bool, license: str) -> str:
+def push(dynamics: Dynamics, repo: str, *, decoding: Decoding, known: Path | None, private: bool, license: str) -> str:
     """Upload what `save` writes to the Hub's repository ``user/name``; returns its address.
 
     Raises:
@@ -158,7 +164,7 @@ def push(dynamics: Dynamics, repo: str, *, known: Path | None, private: bool, li
     """
     check_repo(repo)
     with tempfile.TemporaryDirectory() as folder:
-        save(dynamics, Path(folder), known=known, repo=repo, license=license)
+        save(dynamics, Path(folder), decoding=decoding, known=known, repo=repo, license=license)
         content: dict[str, Path | bytes] = {path.name: path for path in sorted(Path(folder).iterdir())}
         return upload(repo, content, kind="model", private=private, message="A world of TinyWorlds")
 

@@ -97,7 +97,7 @@ class World:
     def save_pretrained(
         self, folder: str | Path, *, license: str = "mit", half: bool = False, overwrite: bool = False
     ) -> None:
-        """Write the world as people share it; `tinyworlds.pretrained` has the files.
+        """Write the world as people share it, to be decoded as it is here; `tinyworlds.pretrained` has the files.
 
         `license` is of the weights, as the Hub names it. With `half` they are rounded to float16: half as large a
         file, and a world that imagines almost the same.
@@ -109,6 +109,7 @@ class World:
         pretrained.save(
             self.dynamics,
             Path(folder),
+            decoding=self.decoding,
             known=self.folder,
             repo=name,
             license=license,
@@ -122,7 +123,9 @@ class World:
         Raises:
             ValueError: the Hub does not take it.
         """
-        return pretrained.push(self.dynamics, repo, known=self.folder, private=private, license=license)
+        return pretrained.push(
+            self.dynamics, repo, decoding=self.decoding, known=self.folder, private=private, license=license
+        )
 
     @property
     def n_actions(self) -> int:
