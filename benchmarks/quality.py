@@ -51,7 +51,10 @@ def main(config: DictConfig) -> None:
     games = dict(kept.get(config.section, {})) if config.keep else {}
     for dataset in datasets:
         games[dataset] = {**games.get(dataset, {}), **by_seed(runs, dataset)}
-    text = table({dataset: [worlds[seed] for seed in sorted(worlds, key=int)] for dataset, worlds in games.items()})
+    try:
+        text = table({game: [games[game][seed] for seed in sorted(games[game], key=int)] for game in sorted(games)})
+    except (KeyError, TypeError):
+        raise ValueError(f"{results} keeps worlds without figures of the table: drop them with keep=false") from None
     with replacing(results) as unfinished:
         unfinished.write_text(json.dumps({**kept, config.section: games}, indent=1, sort_keys=True) + "\n")
     measure.write_section(page, section, text)

@@ -66,6 +66,16 @@ def test_worlds_of_before_are_dropped_where_they_are_not_kept(runs, tmp_path, mo
     assert "| `actions.control_score` | 0.90 |" in page.read_text()
 
 
+def test_kept_worlds_without_a_figure_are_named(runs, tmp_path, monkeypatch, capsys):
+    page = tmp_path / "results.md"
+    name = "quality of laptop"
+    page.write_text(f"<!-- {name}: written by a command, do not edit -->\n<!-- end of {name} -->\n")
+    (tmp_path / "quality.json").write_text(json.dumps({"laptop": {"game": {"7": {"actions": {}}}}}))
+    with pytest.raises(SystemExit):
+        call(monkeypatch, f"page={page}", f"results={tmp_path}/quality.json", f"runs=[{runs[0]}]")
+    assert "quality.json keeps worlds without figures of the table" in capsys.readouterr().err
+
+
 def test_two_worlds_of_one_seed_and_a_world_without_a_figure_are_refused(runs):
     with pytest.raises(ValueError, match=r"two worlds of game are of seed 1"):
         quality.by_seed([runs[1], runs[1]], "game")

@@ -24,7 +24,8 @@ class VideoTokenizer(Stage):
 
     Causal in time: neither the tokens nor the reconstruction of frame t depend on later frames. With
     ``temporal=False`` each frame is tokenized by itself, with ``local=True`` each patch: its encoder attends to
-    nothing and is told no positions, so that the token of a patch says what is to be seen there alone. `latent_norm`
+    nothing and is told no positions, so that a token says what is to be seen in its patch alone, or beside it where the
+    convolutions of ``patches=conv`` reach. `latent_norm`
     normalizes latents over the batch before rounding (see `LatentNorm`). Pixels that move count
     ``1 + moving_weight`` times in the loss.
     """
