@@ -1,13 +1,10 @@
 """Files that strangers made to do harm, in every place where a file is read."""
 
 import functools
-import io
 import json
 import pickle
 import shutil
-import struct
 import uuid
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,70 +32,7 @@ from tinyworlds.repository import fetch
 from tinyworlds.torch_files import load
 
 from .contained import contained, outcome
-from .exploits import CANARY, EXTRACTION, Call, frames_in, linux
-
-
-def saved(content: Any, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(content, buffer, **options)
-    return buffer.getvalue()
-
-
-def entries(*named: tuple[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, content in named:
-            archive.writestr(name, content)
-    return buffer.getvalue()
-
-
-def with_locator(shown: bytes, hidden: bytes) -> bytes:
-    """A zip whose first reader sees `shown`, and one that believes where its directory is said to be, `hidden`."""
-    locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, len(hidden) - 98, 1)
-    return hidden + shown[:-42] + locator + shown[-22:]
-
-
-def laughs() -> Any:
-    inner: Any = ["ha"] * 10
-    for _ in range(12):
-        inner = [inner] * 10
-    return inner
-
-
-EVIL = {"stage": "video_tokenizer", "hyper_parameters": {"dataset": {"name": Call()}}, "state_dict": {}}
-PLAIN = saved({"stage": "video_tokenizer"})
-EXPLOITS: dict[str, Callable[[], bytes]] = {
-    "pickle": lambda: pickle.dumps(Call()),
-    "call": lambda: saved(Call()),
-    "call in hyperparameters": lambda: saved(EVIL),
-    "call in a public config": lambda: saved({"config": {"a": [{"b": Call()}]}, "model": {}}),
-    "call of an older torch": lambda: saved(EVIL, _use_new_zipfile_serialization=False),
-    "older torch before a harmless zip": lambda: saved({"a": 1}, _use_new_zipfile_serialization=False) + PLAIN,
-    "two directories": lambda: with_locator(PLAIN, saved({"stage": "dynamics"})),
-    "two entries in unlike case": lambda: entries(
-        ("a/DATA.PKL", pickle.dumps(Call(), 2)), ("a/data.pkl", pickle.dumps({"stage": "dynamics"}, 2))
-    ),
-    "call inside an entry": lambda: entries(("a/data.pkl", saved(EVIL))),
-    "entry outside": lambda: entries(("a/data.pkl", b"\x80\x02N."), (f"../{CANARY}", b"1")),
-    "numpy": lambda: npz(np.array([Call()], object)),
-    "lists in lists": lambda: saved({"stage": laughs()}),
-    "itself": lambda: saved(endless()),
-    "key of other kinds": lambda: saved({"stage": "video_tokenizer", "state_dict": {1: 2}, "hyper_parameters": {3: 4}}),
-    "nothing": lambda: b"",
-    "a device": lambda: b"\0" * 10**5,
-}
-
-
-def npz(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, array=array)
-    return buffer.getvalue()
-
-
-def endless() -> dict[str, Any]:
-    loop: dict[str, Any] = {"stage": "video_tokenizer"}
-    loop["hyper_parameters"] = loop
-    return loop
+from .exploits import CANARY, EXPLOITS, EXTRACTION, PLAIN, Call, frames_in, linux, saved, with_locator
 
 
 def in_world(name: str) -> Callable[[Path, bytes], None]:
