@@ -87,11 +87,13 @@ def test_half_precision_rounds_what_was_learned_and_nothing_else(dynamics, folde
 
 def test_a_world_is_decoded_as_it_was_when_it_was_saved(dynamics, folder, tmp_path):
     (folder / METRICS).write_text(json.dumps(FIGURES))
+    save_gif(folder / PREVIEW, np.zeros((2, 8, 8, 3), np.uint8), 5)
     World.load(folder, steps=3, order="halton").save_pretrained(tmp_path / "other")
     assert World.load(tmp_path / "other").decoding == dynamics.decoding.changed(steps=3, order="halton")
     assert World.load(folder).decoding == dynamics.decoding
     assert (folder / WEIGHTS).read_bytes() == (tmp_path / "other" / WEIGHTS).read_bytes()
     assert not (tmp_path / "other" / METRICS).exists()
+    assert not (tmp_path / "other" / PREVIEW).exists()
 
 
 def test_weights_that_half_precision_cannot_hold_are_refused(dynamics, tmp_path):
@@ -194,6 +196,8 @@ def test_a_shared_world_is_opened_from_the_hub(hub, dynamics, monkeypatch):
     assert "hf://me/world" in ModelCard(repo.files["README.md"].decode()).text
     commit = repo.commit
     assert same(World(dynamics), World.load("hf://me/world"))
+    World(dynamics, temperature=0.5).push_to_hub("me/sampled")
+    assert World.load("hf://me/sampled").decoding == dynamics.decoding.changed(temperature=0.5)
     repo.files[CONFIG] = b"broken"
     with pytest.raises(ValueError, match="is no config of a world"):
         World.from_pretrained("me/world")

@@ -40,7 +40,7 @@ def store(tmp_path: Path) -> Path:
 def tokenizers(
     request: pytest.FixtureRequest, video_tokenizer: VideoTokenizer, action_tokenizer: ActionTokenizer
 ) -> Tokenizers:
-    video = changed(video_tokenizer, temporal=request.param == "temporal")
+    video = changed(video_tokenizer, temporal=request.param == "temporal", local=request.param == "frame by frame")
     if request.param != "actions of clips":
         return Tokenizers(video, changed(action_tokenizer))
     return Tokenizers(video, reading(changed(action_tokenizer)))
