@@ -15,6 +15,7 @@ from statistics import median
 from typing import Any, ParamSpec, TypeVar
 
 import torch
+from omegaconf import DictConfig, ListConfig
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -117,6 +118,18 @@ def commit() -> str:
     describe = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     result = subprocess.run(describe, cwd=CONF.parent, capture_output=True, text=True)
     return result.stdout.strip()
+
+
+def lists(config: DictConfig, *names: str) -> list[list[str]]:
+    """The lists that a config holds under `names`.
+
+    Raises:
+        ValueError: one of them is no list, or empty.
+    """
+    for name in names:
+        if not isinstance(config[name], ListConfig) or not config[name]:
+            raise ValueError(f"{name}={config[name]}: give a list, as {name}=[one,another]")
+    return [list(map(str, config[name])) for name in names]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -43,9 +43,7 @@ def main(config: DictConfig) -> None:
     """Read the metrics of every world and write the table."""
     page, section = Path(config.page), f"quality of {config.section}"
     measure.check_section(page, section)
-    runs, datasets = (OmegaConf.to_object(config[key]) for key in ("runs", "datasets"))
-    if not isinstance(runs, list) or not isinstance(datasets, list) or not runs or not datasets:
-        raise ValueError(f"runs={runs} and datasets={datasets}: give lists, as runs=[runs/seed0,runs/seed1]")
+    runs, datasets = measure.lists(config, "runs", "datasets")
     results = Path(config.results)
     kept = read_object(results, "measure of quality") if results.is_file() else {}
     games = dict(kept.get(config.section, {})) if config.keep else {}

@@ -76,6 +76,16 @@ def test_kept_worlds_without_a_figure_are_named(runs, tmp_path, monkeypatch, cap
     assert "quality.json keeps worlds without figures of the table" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("runs", ["runs/seed0", "[]", "null"])
+def test_runs_that_are_no_list_are_named(tmp_path, monkeypatch, capsys, runs):
+    page = tmp_path / "results.md"
+    name = "quality of laptop"
+    page.write_text(f"<!-- {name}: written by a command, do not edit -->\n<!-- end of {name} -->\n")
+    with pytest.raises(SystemExit):
+        call(monkeypatch, f"page={page}", f"results={tmp_path}/quality.json", f"runs={runs}")
+    assert "give a list, as runs=[one,another]" in capsys.readouterr().err
+
+
 def test_two_worlds_of_one_seed_and_a_world_without_a_figure_are_refused(runs):
     with pytest.raises(ValueError, match=r"two worlds of game are of seed 1"):
         quality.by_seed([runs[1], runs[1]], "game")
