@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from benchmarks import measure
 from benchmarks.stages import compose_train
 from tinyworlds.checkpoints import load_stage, newest
 from tinyworlds.data.settings import check_device, check_number, check_whole
@@ -72,8 +73,8 @@ def check(config: DictConfig) -> None:
     check_number("timing", config.timing, at_least=0)
     check_whole("clips", config.clips, at_least=1)
     for key in ("stages", "games", "seeds", "finished", "options", "only"):
-        if not OmegaConf.is_list(config[key]) and (key, config[key]) != ("only", None):
-            raise ValueError(f"{key}={config[key]}: give a list, as {key}=[…]")
+        if (key, config[key]) != ("only", None):
+            measure.check_list(config, key)
     if not OmegaConf.is_dict(config.baseline) or not set(config.baseline) <= set(config.variants):
         raise ValueError(
             f"baseline={config.baseline}: give lists of options by stage, one of {', '.join(config.variants)}"

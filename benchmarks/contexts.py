@@ -2,7 +2,7 @@
 
 Opens the newest world of each game in each of the folders of runs twice, once with as many frames in its window as its
 clips had in training and once with `times` as many, and lets both imagine the same frames of held-out play. Writes a
-table into docs/transformer.md, a row for each kind of positions and game.
+table into docs/transformer.md, a row for each kind of positions, game and window.
 """
 
 from collections import defaultdict
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from omegaconf import DictConfig
 
 from benchmarks import measure
@@ -25,6 +26,8 @@ from tinyworlds.world import World
 
 SECTION = "contexts"
 COLUMNS = ("psnr_1", "psnr_4", "psnr_16", "psnr_moving_4", "psnr_moving_16", f"delta_psnr_{CONTROL_STEP}")
+Both = tuple[Quality, Quality]
+"""Of the window of training, and of the longer one."""
 
 
 @command("contexts")
@@ -35,41 +38,56 @@ def main(config: DictConfig) -> None:
     for name, least in (("times", 2), ("clips", 1), ("seed", 0)):
         check_whole(name, config[name], at_least=least)
     runs, datasets = measure.lists(config, "runs", "datasets")
-    paths = [newest(folder, dataset, Dynamics.name) for dataset in datasets for folder in runs]
-    found: dict[tuple[str, str], list[tuple[Quality, Quality]]] = defaultdict(list)
-    for path in paths:
-        dynamics = load_stage(path, Dynamics)
-        kind = f"`{dynamics.hparams['positions']}`", f"`{dynamics.dataset['name']}`"
-        found[kind].append(windows(path, times=config.times, clips=config.clips, seed=config.seed))
-    rows = [[*kind, *(cell(name, worlds) for name in COLUMNS)] for kind, worlds in sorted(found.items())]
-    text = measure.table(["positions", "game", *(f"`{name}`" for name in COLUMNS)], rows)
+    worlds = [load_stage(newest(folder, dataset, Dynamics.name), Dynamics) for dataset in datasets for folder in runs]
+    films = [films_for(dynamics, times=config.times, clips=config.clips, seed=config.seed) for dynamics in worlds]
+    found: dict[tuple[str, str, str], list[Both]] = defaultdict(list)
+    for dynamics, film in zip(worlds, films, strict=True):
+        trained = dynamics.context_length
+        kind = f"`{dynamics.hparams['positions']}`", f"`{dynamics.dataset['name']}`", f"{trained * config.times}"
+        found[kind].append(windows(dynamics, film, times=config.times, seed=config.seed))
+    rows = [[*kind, *(cell(name, both) for name in COLUMNS)] for kind, both in sorted(found.items())]
+    text = measure.table(["positions", "game", "window", *(f"`{name}`" for name in COLUMNS)], rows)
     where = (
-        f"{hardware(torch.device('cpu'))}; commit {measure.commit()}; {config.clips} clips, windows {config.times}x."
+        f"dB; in brackets by how much they are above those of a window {config.times} times shorter, of as many frames "
+        f"as clips had in training; in the order of {', '.join(runs)}. {config.clips} clips; "
+        f"{hardware(torch.device('cpu'))}; commit {measure.commit()}."
     )
     measure.write_section(page, SECTION, f"{where}\n\n{text}")
     print(f"wrote the table in {page}")
 
 
-def windows(path: Path, *, times: int, clips: int, seed: int) -> tuple[Quality, Quality]:
-    """What a world foretells of the same frames after a window as in training, and after one `times` as long.
+def films_for(dynamics: Dynamics, *, times: int, clips: int, seed: int) -> UInt8[np.ndarray, "{clips} T H W 3"]:
+    """Held-out frames: the longer window of a world, and those that it is to imagine.
 
     Raises:
         ValueError: no held-out episode is that long.
     """
-    dynamics = load_stage(path, Dynamics)
+    length = times * dynamics.context_length + max(STEPS)
+    data = held_out(dynamics, store=None)
+    longest = int((data.held_out_spans[:, 1] - data.held_out_spans[:, 0]).max())
+    if longest < length:
+        raise ValueError(
+            f"times={times}: windows of {times * dynamics.context_length} frames and {max(STEPS)} to imagine are more "
+            f"than the longest held-out episode of {data.path} has, {longest}"
+        )
+    return data.held_out_clips(count=clips, length=length, seed=seed)
+
+
+def windows(dynamics: Dynamics, films: UInt8[np.ndarray, "N T H W 3"], *, times: int, seed: int) -> Both:
+    """What a world foretells of the last frames of `films` after a window as in training, and after a longer one."""
     trained = dynamics.context_length
-    longest = times * trained
-    films = held_out(dynamics, store=None).held_out_clips(count=clips, length=longest + max(STEPS), seed=seed)
+    codes = dynamics.action_tokenizer.infer(films)
+    shares = np.bincount(codes.ravel(), minlength=dynamics.action_tokenizer.n_actions) / codes.size
     qualities = []
-    for context in (trained, longest):
-        world = World(dynamics, context=context, seed=seed)
-        shares = np.bincount(world.infer(films).ravel(), minlength=world.n_actions) / films[:, 1:, 0, 0, 0].size
-        foretelling = foretell(world, films[:, longest - context :], shares=shares, seed=seed)
+    for dynamics.context_length in (trained, times * trained):
+        seen = films[:, times * trained - dynamics.context_length :]
+        foretelling = foretell(World(dynamics, seed=seed), seen, shares=shares, seed=seed)
         qualities.append({**scores(foretelling), **control_gain(foretelling)})
+    dynamics.context_length = trained
     return qualities[0], qualities[1]
 
 
-def cell(name: str, worlds: Sequence[tuple[Quality, Quality]]) -> str:
+def cell(name: str, worlds: Sequence[Both]) -> str:
     """A figure of each world with the longer window and, in brackets, by how much it is above that of training."""
     values = [
         "–" if a is None or b is None else f"{b:.2f} ({b - a:+.2f})"

@@ -127,9 +127,19 @@ def lists(config: DictConfig, *names: str) -> list[list[str]]:
         ValueError: one of them is no list, or empty.
     """
     for name in names:
-        if not isinstance(config[name], ListConfig) or not config[name]:
-            raise ValueError(f"{name}={config[name]}: give a list, as {name}=[one,another]")
+        check_list(config, name)
+        if not config[name]:
+            raise ValueError(f"{name}=[]: give at least one")
     return [list(map(str, config[name])) for name in names]
+
+
+def check_list(config: DictConfig, name: str) -> None:
+    """
+    Raises:
+        ValueError: what a config holds under `name` is no list.
+    """
+    if not isinstance(config[name], ListConfig):
+        raise ValueError(f"{name}={config[name]}: give a list, as {name}=[…]")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

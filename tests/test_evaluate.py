@@ -173,13 +173,6 @@ def test_a_mistake_is_named_without_a_traceback(measure, tmp_path, capfd, argume
     assert said.count("\n") == 1
 
 
-def test_a_world_is_evaluated_on_as_many_frames_as_it_is_told_to_see(measure):
-    """Held-out episodes have 12 frames: the window and what is imagined."""
-    for context, last in ((2, 8), (8, 4), (11, 1)):
-        found = measure(f"context={context}")["prediction"]
-        assert [k for k in (1, 4, 8, 16) if found[f"psnr_{k}"] is not None][-1] == last
-
-
 def test_a_world_of_random_weights_controls_nothing(saved):
     world = World.load(saved)
     scores = evaluate(world, held_out(world.dynamics, store=None), clips=16, seed=0).scores.values

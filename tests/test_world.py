@@ -63,23 +63,6 @@ def test_only_the_window_is_seen_and_tokens_are_kept(dynamics, prompts):
     assert torch.equal(world._seen.tokens[:, :-1], tokens[:, 1:])
 
 
-@pytest.mark.parametrize("context", [2, None, 7])
-def test_a_window_holds_as_many_frames_as_it_is_told_to(dynamics, prompts, context):
-    world = World(dynamics, context=context)
-    assert world.context_length == (context or 4)
-    world.reset(prompts[0])
-    for number in range(5, 10):
-        assert world._seen.tokens.shape[1] == min(number, world.context_length)
-        assert world._seen.actions.shape[1] == min(number, world.context_length) - 1
-        world.step(0)
-
-
-@pytest.mark.parametrize("context", [0, 1, 1025])
-def test_an_impossible_context_is_named(dynamics, context):
-    with pytest.raises(ValueError, match=f"context={context}: must be a whole number from 2 to 1024"):
-        World(dynamics, context=context)
-
-
 @pytest.mark.parametrize("horizon", [2, 3])
 def test_a_horizon_imagines_frames_together(dynamics, prompts, horizon):
     world = World(dynamics, horizon=horizon, temperature=0.0)

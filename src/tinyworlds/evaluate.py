@@ -40,7 +40,7 @@ def main(config: DictConfig) -> None:
     check_whole("seed", config.seed, at_least=0)
     decoding = chosen_decoding(config)
     ckpt = config.ckpt or newest(config.runs_dir, config.dataset, "dynamics")
-    world = World.load(ckpt, context=config.context, seed=config.seed, device=config.device, **decoding)
+    world = World.load(ckpt, seed=config.seed, device=config.device, **decoding)
     data = held_out(world.dynamics, store=config.store)
     out = Path(config.out or beside(ckpt, "evaluation", runs_dir=config.runs_dir))
     print(f"world: {ckpt} · {world.n_actions} actions · held-out frames of {data.path}", flush=True)

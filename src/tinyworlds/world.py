@@ -12,11 +12,10 @@ from torch import Tensor
 
 from tinyworlds import addresses, pretrained
 from tinyworlds.data.clips import normalize
-from tinyworlds.data.settings import check_device, check_whole
+from tinyworlds.data.settings import check_device
 from tinyworlds.data.token_cache import ClipTokens
 from tinyworlds.devices import allow_tf32
 from tinyworlds.models import Dynamics
-from tinyworlds.models.description import MAX_NUMBER
 from tinyworlds.models.stage import as_pictures
 
 
@@ -33,31 +32,23 @@ class World:
     becomes (h, H, W, 3). Frames are tokenized once, in ``reset``; what is imagined stays tokens, and the last
     ``context_length`` frames of them are seen. Same seed, prompt and actions, same frames.
 
-    Of `context` frames, where given, a window holds at most as many: fewer than clips had in training, or more, which
-    it was never taught. Whoever else holds the dynamics finds them changed so.
-
     Frames are decoded as the world was trained to be, but for what of `tinyworlds.maskgit.Decoding` is given in
     `decoding`, as ``steps=4``.
 
     On a GPU, TF32 is allowed from then on (see `tinyworlds.devices`).
 
-    Raises `ValueError` for a horizon that leaves no frame to be seen, a context of less than two frames, or an
-    impossible decoding.
+    Raises `ValueError` for a horizon that leaves no frame to be seen, or an impossible decoding.
     """
 
     def __init__(
         self,
         dynamics: Dynamics,
         *,
-        context: int | None = None,
         horizon: int = 1,
         seed: int = 0,
         device: str | torch.device = "cpu",
         **decoding: Any,
     ) -> None:
-        if context is not None:
-            check_whole("context", context, at_least=2, at_most=MAX_NUMBER["clip_length"])
-            dynamics.context_length = context
         dynamics.check_horizon(horizon)
         allow_tf32(device)
         self.dynamics = dynamics.to(device).eval()
@@ -72,7 +63,6 @@ class World:
         cls,
         path: str | Path,
         *,
-        context: int | None = None,
         horizon: int = 1,
         seed: int = 0,
         device: str | torch.device = "cpu",
@@ -87,7 +77,7 @@ class World:
         """
         check_device(device)
         dynamics, folder = pretrained.open_world(path)
-        world = cls(dynamics, context=context, horizon=horizon, seed=seed, device=device, **decoding)
+        world = cls(dynamics, horizon=horizon, seed=seed, device=device, **decoding)
         world.folder = folder
         return world
 

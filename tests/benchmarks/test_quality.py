@@ -76,14 +76,18 @@ def test_kept_worlds_without_a_figure_are_named(runs, tmp_path, monkeypatch, cap
     assert "quality.json keeps worlds without figures of the table" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("runs", ["runs/seed0", "[]", "null"])
-def test_runs_that_are_no_list_are_named(tmp_path, monkeypatch, capsys, runs):
+@pytest.mark.parametrize("name", ["runs", "datasets"])
+@pytest.mark.parametrize("value", ["one", "[]", "null"])
+def test_what_is_no_list_is_named(tmp_path, monkeypatch, capsys, name, value):
     page = tmp_path / "results.md"
-    name = "quality of laptop"
-    page.write_text(f"<!-- {name}: written by a command, do not edit -->\n<!-- end of {name} -->\n")
+    section = "quality of laptop"
+    page.write_text(f"<!-- {section}: written by a command, do not edit -->\n<!-- end of {section} -->\n")
     with pytest.raises(SystemExit):
-        call(monkeypatch, f"page={page}", f"results={tmp_path}/quality.json", f"runs={runs}")
-    assert "give a list, as runs=[one,another]" in capsys.readouterr().err
+        call(monkeypatch, f"page={page}", f"results={tmp_path}/quality.json", "runs=[some]", f"{name}={value}")
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {name}=")
+    assert ("give at least one" if value == "[]" else f"give a list, as {name}=[…]") in said
+    assert said.count("\n") == 1
 
 
 def test_two_worlds_of_one_seed_and_a_world_without_a_figure_are_refused(runs):

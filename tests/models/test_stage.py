@@ -44,7 +44,7 @@ greedy = {"steps": 3, "schedule": "linear", "temperature": 0, **Decoding.earlier
 
 def world(variant):
     dynamics = Dynamics(
-        video_tokenizer=video, action_tokenizer=action, dataset=known["dataset"], num_blocks=1, mask_ratio=0.5,
+        video_tokenizer=video, action_tokenizer=action, dataset=known["dataset"], num_blocks=2, mask_ratio=0.5,
         masking="clean_context", context_noise=0, own_context=0, moving_weight=0, decoding=greedy, last_actions=2,
         **{**shared, "conditioning": "film", "feed_forward": {"name": "swiglu"}, **variant},
     )
@@ -63,11 +63,11 @@ def everything(dynamics, frames):
 worlds = [world(variant) for variant in json.loads(sys.argv[1])]  # all of them upon the same tokenizers
 frames = 2 * torch.rand(2, 3, 3, 16, 16) - 1
 plain = [everything(dynamics, frames) for dynamics in worlds]
-for dynamics, expected in zip(worlds, plain):
+for number, (dynamics, expected) in enumerate(zip(worlds, plain)):
     before = counters["stats"]["unique_graphs"]
     dynamics.compile_parts()
     for one, other in zip(everything(dynamics, frames), expected, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4, msg=lambda said: f"variant {number}: {said}")
     print(counters["stats"]["unique_graphs"] - before)
 """
 
