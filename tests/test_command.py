@@ -1,5 +1,7 @@
 import contextlib
 import gc
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -82,6 +84,24 @@ def test_a_bug_keeps_its_traceback(tmp_path):
     tried = run("bug.py", cwd=tmp_path)
     assert tried.returncode == 1
     assert "bug.py" in tried.stderr
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [(), ("--cfg", "job")])  # what the task prints, and what Hydra does
+def test_nothing_is_said_when_nobody_reads_any_more(tmp_path, arguments, unbuffered):
+    """As with ``| head``, whether lines are written at once or at the end."""
+    script = tmp_path / "lines.py"
+    script.write_text(
+        "from tinyworlds.command import command\n@command('play')\ndef main(config):\n    print('a line')\nmain()\n"
+    )
+    read, write = os.pipe()
+    os.close(read)
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    words = [sys.executable, str(script), *arguments]
+    with os.fdopen(write, "wb") as pipe:
+        done = subprocess.run(words, stdout=pipe, stderr=subprocess.PIPE, text=True, timeout=120, env=environment)
+    assert done.returncode == 128 + signal.SIGPIPE
+    assert done.stderr == ""
 
 
 def test_unknown_and_missing_keys_are_named():

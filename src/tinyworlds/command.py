@@ -6,6 +6,8 @@ import gc
 import os
 import pkgutil
 import re
+import select
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Collection, Iterator
@@ -31,6 +33,8 @@ FULL_ERROR = "HYDRA_FULL_ERROR"
 """Environment variable: 1 shows whole tracebacks, of mistakes as well."""
 RESERVED = ("_target_", "_partial_")
 """Keys by which a config says what is built."""
+UNREAD = 128 + signal.SIGPIPE
+"""Exit code when nobody reads any more what is printed, as a shell calls it."""
 JOB_RETURN = "return_value"
 """Of Hydra's `JobReturn`: where what a task raised is raised again, with or without a process between."""
 
@@ -79,6 +83,9 @@ def _guarded(task: Task, say: Say) -> Task:
             if HydraConfig.get().mode == RunMode.MULTIRUN:  # ends when the other jobs have run
                 raise JobError(plain(error)) from None
             raise SystemExit(1) from None
+        except BrokenPipeError:
+            _end_if_unread()
+            raise
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             raise SystemExit(130) from None
@@ -97,7 +104,12 @@ def _explaining(entry: Callable[[], Any], config_name: str, say: Say) -> Callabl
                 raise SystemExit(1)
         try:
             with _variable(FULL_ERROR, "1"):  # or Hydra would print several lines and end the process
-                return entry()
+                found = entry()
+            sys.stdout.flush()
+            return found
+        except BrokenPipeError:
+            _end_if_unread()
+            raise
         except JobError as error:
             say(f"a job of this multirun failed: {error}")
         except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
@@ -190,6 +202,15 @@ def _variable(name: str, value: str | None) -> Iterator[None]:
         os.environ.pop(name, None)
         if before is not None:
             os.environ[name] = before
+
+
+def _end_if_unread() -> None:
+    """End quietly where standard output goes into a pipe that nobody reads any more, as behind ``| head``."""
+    asked = select.poll()
+    asked.register(sys.stdout, select.POLLOUT)
+    if any(event & select.POLLERR for _, event in asked.poll(0)):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or what is left would be printed at the exit
+        raise SystemExit(UNREAD) from None
 
 
 def _say(sentence: str) -> None:

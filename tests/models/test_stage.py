@@ -19,6 +19,7 @@ import torch
 from tinyworlds.maskgit import Decoding
 from tinyworlds.models import ActionTokenizer, Dynamics, VideoTokenizer
 from tinyworlds.models.masked_loss import masked_loss
+from tinyworlds.models.stage import Stage
 
 torch.manual_seed(0)
 plain = {"qk_norm": False, "positions": "sincos"}
@@ -36,9 +37,10 @@ action = ActionTokenizer(
 )
 greedy = {"steps": 3, "schedule": "linear", "temperature": 0, **Decoding.earlier}
 dynamics = Dynamics(
-    video_tokenizer=video, action_tokenizer=action, dataset=known["dataset"], num_blocks=2, masking="clean_context",
+    video_tokenizer=video, action_tokenizer=action, dataset=known["dataset"], masking="clean_context",
     mask_ratio=0.5, context_noise=0, own_context=0, moving_weight=0, decoding=greedy,
-    last_actions=2, **{**shared, "conditioning": "film", "feed_forward": {"name": "swiglu"}, **json.loads(sys.argv[2])},
+    last_actions=2, num_blocks=int(sys.argv[4]),
+    **{**shared, "conditioning": "film", "feed_forward": {"name": "swiglu"}, **json.loads(sys.argv[2])},
 )
 for parameter in dynamics.parameters():
     torch.nn.init.normal_(parameter, std=0.3)
@@ -54,7 +56,7 @@ def everything():
     return [tokens, actions, following, dynamics.render(following, count=1), loss, *gradients]
 
 plain = everything()
-dynamics.compile_parts()
+Stage.compile_parts({"dynamics": dynamics, "dynamics.transformer": dynamics.transformer}[sys.argv[3]])
 for one, other in zip(everything(), plain, strict=True):
     torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 from torch._dynamo.utils import counters
@@ -64,19 +66,24 @@ print("graphs", counters["stats"]["unique_graphs"])
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("num_heads", "variant"),
+    ("num_heads", "variant", "part", "num_blocks"),
     [
-        (2, {"positions": "alibi", "conditioning": "prepend"}),  # of 6 channels, left to torch
-        (3, {}),  # of 4
-        (3, {"positions": "rope", "conditioning": "adaln_zero", "qk_norm": True, "feed_forward": EXPERTS}),
+        (2, {"positions": "alibi", "conditioning": "prepend"}, "dynamics", 1),  # heads of 6 channels, left to torch
+        (3, {}, "dynamics.transformer", 2),  # of 4
+        (
+            3,
+            {"positions": "rope", "conditioning": "adaln_zero", "qk_norm": True, "feed_forward": EXPERTS},
+            "dynamics.transformer",
+            1,  # experts take a dozen graphs a block
+        ),
     ],
 )
-def test_compiled_parts_compute_what_they_did(num_heads, variant):
-    words = [sys.executable, "-c", SCRIPT, str(num_heads), json.dumps(variant)]
+def test_compiled_parts_compute_what_they_did(num_heads, variant, part, num_blocks):
+    words = [sys.executable, "-c", SCRIPT, str(num_heads), json.dumps(variant), part, str(num_blocks)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
-    # The transformer remembers and continues; tokenizers embed, encode, decode and render; the motion codec encodes.
-    assert int(done.stdout.split()[-1]) >= 6
+    # The transformer remembers, continues and learns; tokenizers embed, encode, decode and render; motion is encoded.
+    assert int(done.stdout.split()[-1]) >= (6 if part == "dynamics" else 3)
 
 
 def test_without_a_compiler_compiling_is_refused(dynamics, monkeypatch):
