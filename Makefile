@@ -47,10 +47,10 @@ evaluate: $(ENV) ## measure the newest world of GAME
 
 test: $(ENV) ## run the tests, in less than five minutes
 	$(PY) -m tests.browser
-	$(PY) -m pytest -n auto
+	$(PY) -m pytest -n auto --dist worksteal
 
 test-slow: $(ENV) ## run the tests that take longer
-	$(PY) -m pytest -n auto -m slow || [ $$? -eq 5 ] # 5: there are none
+	$(PY) -m pytest -n auto --dist worksteal -m slow || [ $$? -eq 5 ] # 5: there are none
 
 lint: $(ENV) ## check style and types
 	$(PY) -m ruff check

@@ -2,6 +2,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tinyworlds import World, probe
 from tinyworlds.data.store import FrameStore, StoreWriter
 from tinyworlds.data.truth import true_actions
 from tinyworlds.evaluate import evaluate, main
+from tinyworlds.maskgit import Decoding
 from tinyworlds.models import Dynamics
 from tinyworlds.scenes import held_out
 
@@ -29,6 +31,8 @@ KEYS = {
     "prediction": PREDICTED,
     "obedience": {"accuracy", "chance", "reconstructed"},
     "speed": {"frames_per_second", "parameters", "hardware", "training_seconds"},
+    "evaluation": {"clips", "seed"},
+    "decoding": {field.name for field in fields(Decoding)},
 }
 OF_THE_MACHINE = {"frames_per_second", "hardware"}
 
@@ -86,6 +90,13 @@ def test_all_metrics_are_written_and_shown(measure, saved, tmp_path, monkeypatch
     files = {path.name for path in (saved.parent / "evaluation").iterdir()}
     assert set(shown) == files - {"report.md", "metrics.json"}
     assert {"confusion.png", "obedience.png", "rollout.gif"} <= files
+
+
+def test_it_is_written_with_what_it_was_measured(measure, dynamics):
+    own = asdict(dynamics.decoding)
+    found = measure("seed=2", "temperature=0.5", "show=expected")
+    assert found["evaluation"] == {"clips": 3, "seed": 2}
+    assert found["decoding"] == {**own, "steps": 1, "temperature": 0.5, "show": "expected"}
 
 
 def test_a_second_evaluation_finds_the_same(measure, tmp_path):

@@ -1,7 +1,7 @@
 """Measure what a world is worth: ``python -m tinyworlds.evaluate [ckpt=PATH] [dataset=NAME] …``."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
@@ -47,6 +47,8 @@ def main(config: DictConfig) -> None:
     seconds, lacking = training_seconds(world.folder or out)
     evaluation = evaluate(world, data, clips=config.clips, seed=config.seed)
     evaluation.scores.put("speed", {"training_seconds": seconds}, otherwise=lacking)
+    evaluation.scores.put("evaluation", {"clips": config.clips, "seed": config.seed}, otherwise="")
+    evaluation.scores.put("decoding", asdict(world.decoding), otherwise="")
     write_report(out, evaluation, title=f"Evaluation of {ckpt}", fps=data.fps or rollout.FPS)
     print(text_table(evaluation.scores))
     print(f"wrote {METRICS}, report.md and its pictures to {out}")
