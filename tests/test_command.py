@@ -104,6 +104,34 @@ def test_nothing_is_said_when_nobody_reads_any_more(tmp_path, arguments, unbuffe
     assert done.stderr == ""
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="full disks are simulated by Linux alone")
+@pytest.mark.parametrize(
+    ("raised", "output", "said"),
+    [
+        ("BrokenPipeError('a bug')", os.devnull, "BrokenPipeError: a bug"),
+        ("None", "/dev/full", "No space left on device"),
+    ],
+)
+def test_other_pipes_and_full_disks_are_not_taken_for_it(tmp_path, raised, output, said):
+    script = tmp_path / "lines.py"
+    script.write_text(
+        "from tinyworlds.command import command\n"
+        "@command('play')\n"
+        "def main(config):\n"
+        "    print('a line')\n"
+        f"    if error := {raised}:\n"
+        "        raise error\n"
+        "main()\n"
+    )
+    environment = {**os.environ, "PYTHONUNBUFFERED": ""}
+    words = [sys.executable, str(script)]
+    with Path(output).open("wb") as file:
+        done = subprocess.run(words, stdout=file, stderr=subprocess.PIPE, text=True, timeout=120, env=environment)
+    assert done.returncode not in (0, 128 + signal.SIGPIPE)
+    assert said in done.stderr
+    assert not done.stderr.startswith("error: ")
+
+
 def test_unknown_and_missing_keys_are_named():
     node = OmegaConf.create({"part": {"_target_": "tinyworlds.nn.fsq.FSQ", "latent_dim": 2, "bins": 2}})
     with pytest.raises(ValueError, match=r"^part\.bins: there is no such option, part takes latent_dim, num_bins$"):

@@ -33,8 +33,9 @@ FULL_ERROR = "HYDRA_FULL_ERROR"
 """Environment variable: 1 shows whole tracebacks, of mistakes as well."""
 RESERVED = ("_target_", "_partial_")
 """Keys by which a config says what is built."""
+STDOUT = 1
 UNREAD = 128 + signal.SIGPIPE
-"""Exit code when nobody reads any more what is printed, as a shell calls it."""
+"""Exit code when nobody reads any more what is printed: what a shell reports of a process that SIGPIPE ended."""
 JOB_RETURN = "return_value"
 """Of Hydra's `JobReturn`: where what a task raised is raised again, with or without a process between."""
 
@@ -52,7 +53,8 @@ def command(config_name: str, *, together: bool = False) -> Callable[[Task], Cal
 
     What Hydra refuses, and a `ValueError` or `FileNotFoundError` raised by this package or its scripts, ends the
     process with exit code 1 and one sentence on standard error; any other exception is a bug and keeps its
-    traceback, as do all of them when ``HYDRA_FULL_ERROR=1``. In a multirun the other jobs are still run.
+    traceback, as do all of them when ``HYDRA_FULL_ERROR=1``. In a multirun the other jobs are still run. When nobody
+    reads any more what is printed, as behind ``| head``, the process ends with `UNREAD` and says nothing.
     Of processes that train `together` only the first on each machine says what all find.
     """
     say = _say_for_all if together else _say
@@ -72,6 +74,7 @@ def _guarded(task: Task, say: Say) -> Task:
     asked = os.environ.get(FULL_ERROR)
 
     @functools.wraps(task)
+    @_ending_unread()  # or Hydra would tell of an error
     def guarded(config: DictConfig) -> Any:
         try:
             with _variable(FULL_ERROR, asked):
@@ -83,9 +86,6 @@ def _guarded(task: Task, say: Say) -> Task:
             if HydraConfig.get().mode == RunMode.MULTIRUN:  # ends when the other jobs have run
                 raise JobError(plain(error)) from None
             raise SystemExit(1) from None
-        except BrokenPipeError:
-            _end_if_unread()
-            raise
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             raise SystemExit(130) from None
@@ -97,6 +97,7 @@ def _explaining(entry: Callable[[], Any], config_name: str, say: Say) -> Callabl
     """An entry point of Hydra's of whose own refusals the user is told in a sentence."""
 
     @functools.wraps(entry)
+    @_ending_unread()
     def explaining() -> Any:
         for argument in sys.argv[1:]:
             if found := re.match(r"--((?!package|info|cfg)\w+(\.\w+)*=.*)", argument):
@@ -104,12 +105,7 @@ def _explaining(entry: Callable[[], Any], config_name: str, say: Say) -> Callabl
                 raise SystemExit(1)
         try:
             with _variable(FULL_ERROR, "1"):  # or Hydra would print several lines and end the process
-                found = entry()
-            sys.stdout.flush()
-            return found
-        except BrokenPipeError:
-            _end_if_unread()
-            raise
+                return entry()
         except JobError as error:
             say(f"a job of this multirun failed: {error}")
         except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
@@ -204,12 +200,18 @@ def _variable(name: str, value: str | None) -> Iterator[None]:
             os.environ[name] = before
 
 
-def _end_if_unread() -> None:
+@contextlib.contextmanager
+def _ending_unread() -> Iterator[None]:
     """End quietly where standard output goes into a pipe that nobody reads any more, as behind ``| head``."""
-    asked = select.poll()
-    asked.register(sys.stdout, select.POLLOUT)
-    if any(event & select.POLLERR for _, event in asked.poll(0)):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or what is left would be printed at the exit
+    try:
+        yield
+        print(end="", flush=True)  # not as late as at the exit
+    except BrokenPipeError:
+        asked = select.poll()
+        asked.register(STDOUT, select.POLLOUT)
+        if not any(event & (select.POLLERR | select.POLLHUP) for _, event in asked.poll(0)):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)  # or what is left would be printed at the exit
         raise SystemExit(UNREAD) from None
 
 
@@ -238,6 +240,7 @@ def _is_the_users(error: BaseException) -> bool:
 
 
 def _is_hydras(error: BaseException) -> bool:
-    """Whether `error` is about the composition of a config, or came up before the task."""
+    """Whether `error` is about the composition of a config, or came up before the task and not in printing."""
     through = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
-    return isinstance(error, HydraException | OmegaConfBaseException) or JOB_RETURN not in through
+    printing = isinstance(error, OSError) and error.filename is None
+    return isinstance(error, HydraException | OmegaConfBaseException) or (JOB_RETURN not in through and not printing)
