@@ -73,8 +73,8 @@ def _guarded(task: Task, say: Say) -> Task:
     """A task whose mistakes of the user are told in a sentence."""
     asked = os.environ.get(FULL_ERROR)
 
+    @_ending_unread  # or Hydra would tell of an error
     @functools.wraps(task)
-    @_ending_unread()  # or Hydra would tell of an error
     def guarded(config: DictConfig) -> Any:
         try:
             with _variable(FULL_ERROR, asked):
@@ -96,8 +96,8 @@ def _guarded(task: Task, say: Say) -> Task:
 def _explaining(entry: Callable[[], Any], config_name: str, say: Say) -> Callable[[], Any]:
     """An entry point of Hydra's of whose own refusals the user is told in a sentence."""
 
+    @_ending_unread
     @functools.wraps(entry)
-    @_ending_unread()
     def explaining() -> Any:
         for argument in sys.argv[1:]:
             if found := re.match(r"--((?!package|info|cfg)\w+(\.\w+)*=.*)", argument):
@@ -200,19 +200,24 @@ def _variable(name: str, value: str | None) -> Iterator[None]:
             os.environ[name] = before
 
 
-@contextlib.contextmanager
-def _ending_unread() -> Iterator[None]:
-    """End quietly where standard output goes into a pipe that nobody reads any more, as behind ``| head``."""
-    try:
-        yield
-        print(end="", flush=True)  # not as late as at the exit
-    except BrokenPipeError:
-        asked = select.poll()
-        asked.register(STDOUT, select.POLLOUT)
-        if not any(event & (select.POLLERR | select.POLLHUP) for _, event in asked.poll(0)):
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)  # or what is left would be printed at the exit
-        raise SystemExit(UNREAD) from None
+def _ending_unread(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that ends quietly where standard output goes into a pipe that nobody reads, as behind ``| head``."""
+
+    @functools.wraps(function)
+    def ending(*arguments: Any) -> Any:
+        try:
+            found = function(*arguments)
+            print(end="", flush=True)  # not as late as at the exit
+        except BrokenPipeError:
+            asked = select.poll()
+            asked.register(STDOUT, select.POLLOUT)
+            if not any(event & (select.POLLERR | select.POLLHUP) for _, event in asked.poll(0)):
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)  # or what is left would be printed at the exit
+            raise SystemExit(UNREAD) from None
+        return found
+
+    return ending
 
 
 def _say(sentence: str) -> None:
