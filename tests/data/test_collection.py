@@ -12,7 +12,6 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tinyworlds.command import build
 from tinyworlds.data import collection
 from tinyworlds.data.clip_datamodule import ClipDataModule
 from tinyworlds.data.clips import Clips, split_spans
@@ -23,7 +22,7 @@ from tinyworlds.data.store import FrameStore, StoreWriter
 from tinyworlds.data.truth import actions_of
 
 from .conftest import WriteStore, extraction, numbered_frames, numbers_of
-from .test_datamodules import OPTIONS, configured
+from .test_datamodules import OPTIONS
 
 OPEN_FILES = Path("/proc/self/fd")
 linux = pytest.mark.skipif(not OPEN_FILES.is_dir(), reason="counts open files as Linux lists them")
@@ -297,11 +296,3 @@ def test_a_video_may_be_many_stores(pattern: Path) -> None:
         "name": "test", "path": str(pattern), "val_fraction": 0.2, "clip_length": 2, "stores": 4
     }  # fmt: skip
     assert next(iter(data.train_dataloader())).dtype == torch.uint8
-
-
-def test_a_dataset_that_makes_its_one_store_takes_no_pattern(tmp_path: Path) -> None:
-    for dataset in ("zelda", "atari_pong"):
-        data = build(configured(dataset, f"data_dir={tmp_path}", f"data.path='{tmp_path}/*.h5'"))
-        with pytest.raises(ValueError, match=rf"data={dataset} makes one store; many .* are read with data=video"):
-            data.prepare_data()
-    assert list(tmp_path.iterdir()) == []

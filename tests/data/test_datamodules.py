@@ -277,3 +277,11 @@ def test_a_store_made_elsewhere_is_not_taken_for_the_videos(write_store: WriteSt
         data.setup()
     with FrameStore(tmp_path / "game.h5") as store:
         np.testing.assert_array_equal(store.read(0, 40), numbered_frames(range(40)))
+
+
+def test_a_dataset_that_makes_its_one_store_takes_no_pattern(tmp_path: Path) -> None:
+    for dataset in ("zelda", "atari_pong"):
+        data = build(configured(dataset, f"data_dir={tmp_path}", f"data.path='{tmp_path}/*.h5'"))
+        with pytest.raises(ValueError, match=rf"data={dataset} makes one store; many .* are read with data=video"):
+            data.prepare_data()
+    assert list(tmp_path.iterdir()) == []

@@ -178,18 +178,6 @@ def test_an_equal_store_elsewhere_has_the_same_cache(
     assert caches(copy) == names
 
 
-def test_a_digest_is_remembered_until_the_file_is_replaced(tmp_path: Path) -> None:
-    path, memo = tmp_path / "file", tmp_path / "memo.json"
-    path.write_bytes(b"one")
-    first = content_digest(path, memo=memo)
-    noted = memo.stat().st_mtime_ns
-    assert content_digest(path, memo=memo) == first
-    assert memo.stat().st_mtime_ns == noted
-    (tmp_path / "other").write_bytes(b"two")
-    (tmp_path / "other").replace(path)
-    assert content_digest(path, memo=memo) != first
-
-
 @pytest.mark.parametrize(("latent_dim", "dtype"), [(3, np.uint8), (8, np.uint8), (9, np.uint16), (17, np.uint32)])
 def test_tokens_take_the_smallest_integers_that_hold_them(
     opened: Opened,
