@@ -34,13 +34,12 @@ SLURM_PROCID=0 SLURM_LOCALID=0 "$@" && wait
 
 
 @pytest.fixture
-def project(small_store, tmp_path, monkeypatch):
+def project(small_store, tmp_path):
     """A folder that looks like the project's to a script."""
     (tmp_path / "train.py").symlink_to(CONF.parent / "train.py")
     activate = tmp_path / ".venv/bin/activate"
     activate.parent.mkdir(parents=True)
     activate.write_text(f'PATH="{BIN}:$PATH"\n')
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return tmp_path
 
 

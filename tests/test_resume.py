@@ -265,7 +265,7 @@ def test_processes_that_train_together_are_killed_and_go_on(unbroken, tmp_path, 
 
     def started(runs: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, str(CONF.parent / "train.py"), *options, f"runs_dir={tmp_path / runs}"]
-        return subprocess.Popen(command, start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        return subprocess.Popen(command, start_new_session=True)
 
     def after_a_checkpoint(process: subprocess.Popen[bytes], act: Callable[[], None]) -> int:
         def saved() -> list[int]:

@@ -25,7 +25,7 @@ FEW = (
 def sweep(folder: Path, *options: str) -> dict[Path, float]:
     """Sweeps in a process of its own; the folders of the members that finished, with their losses."""
     command = [sys.executable, CONF.parent / "train.py", "-m", *FEW, *options]
-    subprocess.run(command, cwd=folder, check=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    subprocess.run(command, cwd=folder, check=True, timeout=300)
     results = sorted(folder.glob("runs/video/video_tokenizer/*/*/result.json"))
     return {path.parent: json.loads(path.read_text())["val/loss"] for path in results}
 
