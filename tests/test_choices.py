@@ -20,7 +20,7 @@ from tinyworlds.command import CONF, build
 from tinyworlds.data.clip_datamodule import ClipDataModule
 from tinyworlds.interop import to_public
 from tinyworlds.maskgit import SCHEDULES
-from tinyworlds.models import STAGES, Stage
+from tinyworlds.models import STAGES, Dynamics, Stage
 from tinyworlds.models.tokenizers import Tokenizers
 from tinyworlds.nn.block import NORMS
 from tinyworlds.nn.patches import PATCHES
@@ -177,6 +177,9 @@ def test_every_pair_of_choices_trains_and_opens_again(store, tokenizers, tmp_pat
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     save_stage(model, tmp_path / "stage.ckpt")
     assert load_stage(tmp_path / "stage.ckpt", type(model)).digest() == model.digest()
+    if isinstance(model, Dynamics):
+        World(model).save_pretrained(tmp_path / "shared")
+        assert World.load(tmp_path / "shared").dynamics.weights_digest() == model.weights_digest()
 
 
 ROPE = ("stage.positions=rope", "stage.conditioning=prepend", "stage/feed_forward=moe")

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,36 +17,12 @@ from tinyworlds.models import STAGES, ActionTokenizer, Stage, VideoTokenizer
 from tinyworlds.models.description import check_limits
 from tinyworlds.nn.attention import Attention
 
+from .composing import KNOWN, built, composed, dataset
+
 README = (CONF.parent / "README.md").read_text()
 DATASETS = sorted(path.stem for path in (CONF / "data").glob("*.yaml") if path.stem != "base")
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 SIZES = ("tiny", "small", "base", "1b", "7b")
-KNOWN = {"frame_size": (64, 64)}
-
-
-def composed(*overrides: str, name: str = "train") -> DictConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(name, [*overrides, "run_dir=run"] if name == "train" else list(overrides))
-
-
-def dataset(config: DictConfig) -> dict[str, object]:
-    return {
-        "name": "test",
-        "path": "",
-        "val_fraction": 0.1,
-        "clip_length": config.data.clip_length,
-        "fps": None,
-    }
-
-
-def built(stage: str, *overrides: str) -> Stage:
-    """Untrained; the tokenizers of the dynamics have the first of the overrides alone."""
-    torch.manual_seed(0)
-    config = composed(f"stage={stage}", *overrides)
-    if stage != "dynamics":
-        return build(config.stage, dataset=dataset(config), **KNOWN)
-    tokenizers = {kind.name: built(kind.name, *overrides[:1]) for kind in (VideoTokenizer, ActionTokenizer)}
-    return build(config.stage, dataset=dataset(config), **tokenizers)
 
 
 @pytest.mark.parametrize("data", DATASETS)
@@ -145,68 +120,6 @@ def test_a_size_says_how_large_the_models_are_and_leaves_the_rest_to_the_experim
         assert plain.stage[key] == base.stage[key]
     assert plain.trainer == base.trainer
     assert composed(f"stage={stage}", "experiment=desktop", "size=experiment") == plain
-
-
-OTHER_VALUES = {
-    "video_tokenizer": {
-        "patch_size": 16, "patches": "linear", "embed_dim": 32, "num_heads": 2, "hidden_dim": 64, "num_blocks": 2,
-        "norm": "post", "qk_norm": True, "positions": "rope",
-        "local": False, "temporal": True, "latent_dim": 4, "num_bins": 3, "latent_norm": False, "moving_weight": 1,
-    },
-    "action_tokenizer": {
-        "n_actions": 4, "num_bins": 4, "shrink": 1, "latent_norm": False, "usage_weight": 3, "variance_weight": 7,
-        "moving_weight": 1, "unscored": 1, "members": 3, "codes": 16,
-        "encoder.width": 8, "encoder.channels": 2, "encoder.reach": 3, "encoder.moments": False,
-        "encoder.equalized": False,
-        "decoder.width": 8, "encoder.qk_norm": True, "encoder.positions": "alibi", "decoder.qk_norm": True,
-        "decoder.positions": "rope",
-    },
-    "dynamics": {
-        "feed_forward.num_experts": 2, "feed_forward.top_k": 1, "feed_forward.balance_weight": 1,
-        "embed_dim": 64, "num_heads": 2, "hidden_dim": 64, "num_blocks": 1, "norm": "post",
-        "qk_norm": True, "positions": "alibi", "conditioning": "prepend", "last_actions": 3, "feed_forward.z_weight": 1,
-        "masking": "anchored", "mask_ratio": 0.9, "context_noise": 0.5, "own_context": 0.25,
-        "moving_weight": 3,
-    },
-}  # fmt: skip
-EFFECT_ELSEWHERE = {"variance_target", "decoding", "encoder", "decoder", "feed_forward", "_target_"}
-
-
-def first_loss(stage: Stage) -> float:
-    """On noise, and with weights under which everything that is computed counts."""
-    generator = torch.Generator().manual_seed(0)
-    frames = torch.rand(4, 4, 3, 64, 64, generator=generator).round() * 2 - 1
-    for parameter in stage.parameters():
-        if parameter.requires_grad:
-            torch.nn.init.normal_(parameter, std=0.1, generator=generator)
-    torch.manual_seed(0)
-    return float(stage.train().training_step(frames, 0))
-
-
-@pytest.mark.filterwarnings("ignore:You are trying to `self.log")
-@pytest.mark.parametrize(("stage", "key"), [(s, key) for s, keys in OTHER_VALUES.items() for key in keys])
-def test_every_key_of_a_stage_changes_what_it_learns(stage, key):
-    value = OTHER_VALUES[stage][key]
-    also = ["stage.n_actions=16"] if key == "num_bins" and stage == "action_tokenizer" else []
-    if key == "masking":
-        also = ["stage.context_noise=0", "stage.own_context=0"]
-    if key == "variance_weight":
-        also = ["stage.variance_target=5"]
-    if key in ("codes", "members"):
-        also = ["data.clip_length=4", *(["stage.codes=8"] if key == "members" else [])]
-    if key.startswith("feed_forward."):
-        also = ["stage/feed_forward=moe"]
-    if re.fullmatch(r"(en|de)coder\.(qk_norm|positions)", key):
-        also = ["stage/encoder=window_attention", "stage/decoder=masked", "stage.decoder.mask_ratio=0.5"]
-    losses = [first_loss(built(stage, "experiment=laptop", *also, *o)) for o in ([], [f"stage.{key}={value}"])]
-    assert losses[0] != losses[1]
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_no_key_of_a_stage_is_forgotten_above(stage):
-    keys = set(composed(f"stage={stage}").stage)
-    tried = {key for key in OTHER_VALUES[stage] if "." not in key}
-    assert keys - tried <= EFFECT_ELSEWHERE
 
 
 STARTED_BY = re.compile(

@@ -61,6 +61,16 @@ def test_schedules_rise_from_zero_to_one(step, later, schedule):
     assert share(min(step, later)) <= share(max(step, later))
 
 
+def test_schedules_have_the_shapes_they_are_named_after():
+    assert [SCHEDULES["linear"](step / 4) for step in range(5)] == [0, 0.25, 0.5, 0.75, 1]
+    # What is hidden falls as the cosine does (MaskGIT, arXiv 2202.04200, section 3.3).
+    hidden = [1 - SCHEDULES["cosine"](step / 6) for step in range(7)]
+    assert hidden == pytest.approx([math.cos(math.radians(15 * step)) for step in range(7)])
+    assert reveal_counts(64, steps=2, schedule="linear") == [4, 60]
+    assert reveal_counts(64, steps=4, schedule="linear") == [4, 12, 16, 32]
+    assert reveal_counts(64, steps=10, schedule="exponential")[-1] == 28
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -152,6 +152,13 @@ def test_the_rate_stays_at_its_end():
     assert wsd(optimizer, total_steps=50, warmup=0.1, decay=0.2, final=0.3).lr_lambdas[0](100) == pytest.approx(0.3)
 
 
+def test_cosine_is_a_rise_and_half_a_wave():
+    found = rates(cosine, 100, warmup=0.2, final=0.2)
+    assert found[:20] == pytest.approx([(step + 1) / 20 for step in range(20)])
+    wave = [math.cos(math.pi * step / 80) for step in range(81)]
+    assert found[20:] == pytest.approx([0.6 + 0.4 * height for height in wave])
+
+
 def test_wsd_has_three_phases():
     found = rates(wsd, 100, warmup=0.1, decay=0.25, final=0.2)
     assert found[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])

@@ -19,7 +19,24 @@ OPPOSES = SquareWorld(says=ORDER, does=[0, 2, 1, 3])
 STAYS = SquareWorld(says=ORDER, does=[None] * 4)
 COLLAPSED = SquareWorld(says=[0, 0, 0, 0], does=[None])
 """One code is used; the others break the picture."""
-WORLDS = {"obeys": OBEYS, "ignores": IGNORES, "opposes": OPPOSES, "stays": STAYS, "collapsed": COLLAPSED}
+
+
+class Blank(SquareWorld):
+    """Paints the same picture, that of all frames in the mean, whatever happened before and whatever is done."""
+
+    def step(self, action):
+        return np.broadcast_to(CLIPS.mean((0, 1)).astype(np.uint8), super().step(action).shape)
+
+
+BLANK = Blank(says=ORDER, does=[1, 3, 0, 2])
+WORLDS = {
+    "obeys": OBEYS,
+    "ignores": IGNORES,
+    "opposes": OPPOSES,
+    "stays": STAYS,
+    "collapsed": COLLAPSED,
+    "blank": BLANK,
+}
 
 
 def measured(world: SquareWorld) -> dict[str, float]:
@@ -71,6 +88,14 @@ def test_a_world_that_does_the_opposite_is_worse_than_chance():
     assert found["obedience"] == 0
     assert found["margin"] < 0
     assert found["psnr_1"] < found["copy_psnr_1"]
+
+
+def test_a_blank_gains_in_psnr_alone():
+    """The mean of all frames is nearer to what comes than a frame that is out of date; that is all."""
+    found = FOUND["blank"]
+    assert found["psnr_16"] > found["copy_psnr_16"]
+    assert found["delta_psnr_4"] == found["delta_psnr_moving_4"] == found["margin"] == 0
+    assert found["obedience"] <= 0.25
 
 
 def test_collapse_gains_nothing_though_unused_codes_break_the_picture():

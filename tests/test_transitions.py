@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from einops import reduce
+from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
 from tinyworlds import World, transitions
 from tinyworlds.data.clip_datamodule import ClipDataModule
@@ -61,7 +62,22 @@ def test_reconstructions_are_scored_frame_by_frame(world, data):
     changed = (tokens[:, 1:] != tokens[:, :-1]).flatten(0, 1)
     assert 0 < quality["flicker"] < 1
     assert quality["flicker"] == pytest.approx(float(changed[still].float().mean()))
-    assert -1 <= quality["ssim"] < 0.9
+    alike = ssim(rebuilt.clamp(-1, 1), true, data_range=(-1.0, 1.0))
+    assert quality["ssim"] == pytest.approx(float(alike), abs=1e-4)
+
+
+def test_a_tokenizer_that_forgets_what_moves_has_one_code_and_is_seen_through(world, data):
+    """All frames become the empty floor, which most pixels are."""
+    tokenizer = world.dynamics.video_tokenizer
+    with torch.no_grad():
+        for parameter in tokenizer.parameters():
+            parameter.zero_()
+        tokenizer.pixel_head.pixels[-2].bias.fill_(40 / 127.5 - 1)
+    quality = held_out_reconstructions(tokenizer, data, None, length=4).quality
+    assert (quality["used"], quality["perplexity"], quality["flicker"]) == (1, 1, 0)
+    assert quality["psnr"] > quality["psnr_moving"] + 5
+    assert quality["psnr_moving"] < 8  # of the pixels that move, those are right that the square leaves
+    assert quality["ssim"] < 1
 
 
 def test_episodes_too_short_for_the_world_are_refused(world, data):

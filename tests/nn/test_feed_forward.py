@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
 from tinyworlds.nn.feed_forward import MoE, Routing, SwiGLU, build_feed_forward, summary
 
@@ -36,6 +37,28 @@ def test_a_mixture_is_the_weighted_sum_of_the_best_experts(experts, data, tokens
         weights[*token, best] = row[best].exp() / row[best].exp().sum()
     every = torch.stack([expert(x) for expert in layer.experts], dim=-1)
     torch.testing.assert_close(layer(x), (every * weights.unsqueeze(-2)).sum(-1))
+
+
+def operations(layer: torch.nn.Module, x: torch.Tensor) -> int:
+    with FlopCounterMode(display=False) as counter:
+        layer(x)
+    return counter.get_total_flops()
+
+
+@given(experts=st.integers(2, 6), data=st.data(), tokens=st.integers(1, 9))
+def test_a_token_costs_the_router_and_as_many_experts_as_it_is_sent_to(experts, data, tokens):
+    top_k = data.draw(st.integers(1, experts))
+    options = {"num_experts": experts, "top_k": top_k, "balance_weight": 0, "z_weight": 0}
+    x = torch.randn(tokens, 6)
+    alone = operations(SwiGLU(embed_dim=6, hidden_dim=9), x)
+    routing = operations(torch.nn.Linear(6, experts, bias=False), x)
+    assert operations(MoE(embed_dim=6, hidden_dim=9, **options), x) == routing + top_k * alone
+
+
+def test_two_experts_of_half_the_units_compute_what_one_feed_forward_does():
+    layer = MoE(embed_dim=8, hidden_dim=48, num_experts=4, top_k=2, balance_weight=0, z_weight=0)
+    x = torch.randn(5, 8)
+    assert operations(layer, x) - operations(layer.router, x) == operations(SwiGLU(embed_dim=8, hidden_dim=96), x)
 
 
 def test_router_and_experts_that_were_chosen_learn():
