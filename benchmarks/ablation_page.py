@@ -61,6 +61,10 @@ def section(stage: str) -> str:
     return f"ablations of {stage}"
 
 
+COSTS = {"steps": "steps", "cpu_seconds": "CPU s"}
+"""Columns of what a training took."""
+
+
 class Compared:
     """The trials of one stage with one budget (None: nothing is trained), and how each differs from the laptop's.
 
@@ -75,6 +79,7 @@ class Compared:
         self.variants = [name for name in dict.fromkeys([*names, *there]) if name in there]
         self.games = list(dict.fromkeys(entry["game"] for entry in entries))
         self.seeds = sorted({entry["seed"] for entry in entries})
+        self.costs = {key: title for key, title in COSTS.items() if any(key in entry for entry in entries)}
         self.judged_by = COLUMNS[self.stage][0].metric
         self.shown = [name for name in self.variants if name != LAPTOP and self.all_gains(name)]
 
@@ -132,7 +137,12 @@ def write(page: Path, entries: Sequence[Entry], variants: Mapping[str, Sequence[
 def about(group: Compared, pictures: Path) -> list[str]:
     """Paragraphs on one stage with one budget; its plot goes to the folder `pictures`."""
     commits = list(dict.fromkeys(entry["commit"] for entry in group.entries))
-    budget = "Nothing is trained" if group.seconds is None else f"{group.seconds:g} s of CPU time each"
+    if group.seconds is None:
+        budget = "Nothing is trained"
+    elif "cpu_seconds" in group.costs:
+        budget = f"{group.seconds:g} s of CPU time each"
+    else:
+        budget = f"As many steps each as a CPU has time for in {group.seconds:g} s"
     machines = "; ".join(dict.fromkeys(entry["hardware"] for entry in group.entries))
     parts = [f"{budget}. {machines}; {'commit' if len(commits) == 1 else 'commits'} {', '.join(commits)}."]
     for game in group.games:
@@ -148,13 +158,12 @@ def about(group: Compared, pictures: Path) -> list[str]:
 def table(group: Compared, game: str) -> str:
     """A row a variant: the values of all seeds, and in brackets the mean of their differences from the laptop's."""
     columns = COLUMNS[group.stage]
-    trained = group.seconds is not None
-    head = ["", *(["steps", "CPU s"] if trained else []), *(f"`{column.metric}`" for column in columns)]
+    head = ["", *group.costs.values(), *(f"`{column.metric}`" for column in columns)]
     rows = []
     for variant in group.variants:
         trials = list(group.of(variant, game).values())
         if trials:
-            cost = [several(trials, "steps", ".0f"), several(trials, "cpu_seconds", ".0f")] if trained else []
+            cost = [several(trials, key, ".0f") for key in group.costs]
             rows.append(
                 [called(variant, trials[0]), *cost, *(cell(group, variant, game, column) for column in columns)]
             )

@@ -48,6 +48,18 @@ def test_a_cell_has_every_seed_and_the_mean_difference(text):
     assert "| soap `stage.kind=soap` | 1000 | 301 | 20.00 (-10.00) |" in text
 
 
+def test_of_steps_taken_by_a_gpu_no_processor_time_is_told(tmp_path):
+    page = tmp_path / "page.md"
+    names = (SUMMARY, section("video_tokenizer"))
+    page.write_text("\n".join(f"{measure._begin(name)}\n{measure._end(name)}" for name in names))
+    entry = trial("laptop", "pong", 0, 30.0, hardware="a GPU")
+    del entry["cpu_seconds"]
+    write(page, [entry], {"video_tokenizer": ["laptop"]})
+    assert "As many steps each as a CPU has time for in 300 s. a GPU; commit abc." in page.read_text()
+    assert "CPU s" not in page.read_text()
+    assert "| laptop | 1000 | 30.00 | 40.00 | 99 |" in page.read_text()
+
+
 def test_budgets_stand_apart_and_what_is_not_measured_is_left_out(text):
     assert text.index("300 s of CPU time") < text.index("900 s of CPU time")
     assert "| laptop | 1000 | 301 | 35.00 | 40.00 | 99 |" in text
