@@ -1,13 +1,19 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyworlds import World, prediction
-from tinyworlds.control import best_map, count_pairs, in_use, obeyed, readings
+from tinyworlds.control import in_use
+from tinyworlds.evaluate import Truth, put_actions, put_obedience
 from tinyworlds.prediction import action_margin, control_gain, foretell, imagine, scores, under_each_code
+from tinyworlds.probe import Probe
+from tinyworlds.report import Scores
+from tinyworlds.transitions import Transitions
 
-from .square import SquareWorld, play, read
+from .square import NAMES, SquareWorld, play, read
 
 TRUE = np.random.default_rng(1).integers(0, 4, (12, 18))
 CLIPS = play(TRUE)
@@ -39,19 +45,27 @@ WORLDS = {
 }
 
 
-def measured(world: SquareWorld) -> dict[str, float]:
-    """Everything that a world's imagination is measured by."""
-    codes = world.infer(CLIPS)
+class Knows(Probe):
+    """The probe that is never wrong."""
+
+    def read(self, before, after):
+        return read(before, after)
+
+
+def measured(world: SquareWorld) -> dict[str, Any]:
+    """Everything that a world's actions and imagination are measured by."""
+    codes, scored = world.infer(CLIPS), Scores()
     counts = np.bincount(codes.flatten(), minlength=4)
     foretelling = foretell(world, CLIPS, shares=counts / counts.sum(), seed=0)
     used = np.flatnonzero(in_use(counts))
     pairs = under_each_code(world, CLIPS[:, :3], used)
     margin = action_margin(pairs[:, :, 1], used, inferred=codes[:, 2], own=foretelling.inferred[:, 1], true=CLIPS[:, 3])
-    meanings = best_map(count_pairs(codes.flatten(), TRUE.flatten(), n_codes=4, n_actions=4))[used]
-    answers = read(*(pairs[:, :, place].reshape(-1, 16, 24, 3) for place in (0, 1)))
-    table = readings(np.tile(meanings, len(CLIPS)), answers, n_actions=4)
+    truth = Truth(actions=TRUE.flatten(), names=NAMES, probe=Knows(n_actions=4))
+    where = {"before": np.arange(TRUE.size), "episode": np.arange(TRUE.size) // TRUE.shape[1]}
+    confusion = put_actions(scored, Transitions(**where, codes=codes.flatten(), read=TRUE.flatten()), counts, truth, "")
+    put_obedience(scored, pairs, used, confusion, where["before"], TRUE.flatten(), truth, "")
     found = {**scores(foretelling), **control_gain(foretelling)}
-    return {**found, "margin": margin, "obedience": obeyed(table, np.ones(4, bool))}
+    return {**found, "margin": margin, "obedience": scored.values["obedience.accuracy"], **scored.values}
 
 
 FOUND = {name: measured(world) for name, world in WORLDS.items()}
@@ -65,7 +79,9 @@ def test_a_perfect_world_is_exact_and_owes_it_to_the_actions():
     assert found["delta_psnr_4"] > 50
     assert found["delta_psnr_moving_4"] > 50
     assert found["margin"] > 0.05
-    assert found["obedience"] == 1
+    assert found["obedience"] == found["obedience.reconstructed"] == found["actions.control_score"] == 1
+    assert found["actions.names"] == ["right", "down", "left", "up"]
+    assert found["obedience.chance"] == 0.25
 
 
 def test_a_world_that_ignores_its_actions_has_no_control():
@@ -102,6 +118,7 @@ def test_collapse_gains_nothing_though_unused_codes_break_the_picture():
     found = FOUND["collapsed"]
     assert found["delta_psnr_4"] == found["delta_psnr_moving_4"] == found["margin"] == 0
     assert found["obedience"] <= 0.25
+    assert found["actions.control_score"] == 0
     broken = foretell(COLLAPSED, CLIPS, shares=EVENLY, seed=0)
     assert control_gain(broken)["delta_psnr_4"] > 3  # what drawing from all codes would have called control
 

@@ -92,7 +92,7 @@ def evaluate(world: World, data: ClipDataModule, *, clips: int, seed: int) -> Ev
         true=films[:, context],
     )
     scores.put("prediction", {"action_margin": margin}, otherwise="")
-    obedience = _put_obedience(scores, pairs, used, confusion, seen.before, rebuilt.read, truth, lacking)
+    obedience = put_obedience(scores, pairs, used, confusion, seen.before, rebuilt.read, truth, lacking)
     _put_speed(scores, world, films[0, :context])
     return Evaluation(
         scores=scores,
@@ -181,7 +181,7 @@ def _put_prediction(scores: Scores, foretelling: Foretelling, *, longest: int) -
         scores.put("prediction", value, otherwise=short if longest < needed else still)
 
 
-def _put_obedience(
+def put_obedience(
     scores: Scores,
     pairs: UInt8[np.ndarray, "N codes 2 H W 3"],
     codes: Int64[np.ndarray, " codes"],
