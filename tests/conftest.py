@@ -4,7 +4,7 @@ import os
 
 # huggingface_hub reads this once, when imported: a download that a test starts by mistake fails at once.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Of the processes too that tests start: several at once with a thread for each core wait for one another.
+# One thread, in processes that tests start too: several at once with a thread for each core wait for one another.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from jaxtyping import install_import_hook

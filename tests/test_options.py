@@ -1,4 +1,4 @@
-"""Every option of training outside `stage` changes what is built; those of the stages are in test_configs.py."""
+"""Every option of training outside `stage` changes what is built; those of the stages are in test_stage_keys.py."""
 
 import copy
 import functools

@@ -60,10 +60,11 @@ def measured(world: SquareWorld) -> dict[str, Any]:
     used = np.flatnonzero(in_use(counts))
     pairs = under_each_code(world, CLIPS[:, :3], used)
     margin = action_margin(pairs[:, :, 1], used, inferred=codes[:, 2], own=foretelling.inferred[:, 1], true=CLIPS[:, 3])
+    seen = read(*(CLIPS[:, place].reshape(-1, 16, 24, 3) for place in (slice(0, -1), slice(1, None))))
     truth = Truth(actions=TRUE.flatten(), names=NAMES, probe=Knows(n_actions=4))
     where = {"before": np.arange(TRUE.size), "episode": np.arange(TRUE.size) // TRUE.shape[1]}
-    confusion = put_actions(scored, Transitions(**where, codes=codes.flatten(), read=TRUE.flatten()), counts, truth, "")
-    put_obedience(scored, pairs, used, confusion, where["before"], TRUE.flatten(), truth, "")
+    confusion = put_actions(scored, Transitions(**where, codes=codes.flatten(), read=seen), counts, truth, "")
+    put_obedience(scored, pairs, used, confusion, where["before"], seen, truth, "")
     found = {**scores(foretelling), **control_gain(foretelling)}
     return {**found, "margin": margin, "obedience": scored.values["obedience.accuracy"], **scored.values}
 

@@ -68,7 +68,8 @@ print("graphs", counters["stats"]["unique_graphs"])
 @pytest.mark.parametrize(
     ("num_heads", "variant", "part", "num_blocks"),
     [
-        (2, {"positions": "alibi", "conditioning": "prepend", "norm": "post"}, "dynamics", 1),  # heads of 6 channels, left to torch
+        # Heads of 6 channels, left to torch.
+        (2, {"positions": "alibi", "conditioning": "prepend", "norm": "post"}, "dynamics", 1),
         (3, {}, "dynamics.transformer", 2),  # of 4
         (
             3,

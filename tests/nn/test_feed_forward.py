@@ -55,7 +55,7 @@ def test_a_token_costs_the_router_and_as_many_experts_as_it_is_sent_to(experts, 
     assert operations(MoE(embed_dim=6, hidden_dim=9, **options), x) == routing + top_k * alone
 
 
-def test_two_experts_of_half_the_units_compute_what_one_feed_forward_does():
+def test_two_experts_of_half_the_units_cost_what_one_feed_forward_does():
     layer = MoE(embed_dim=8, hidden_dim=48, num_experts=4, top_k=2, balance_weight=0, z_weight=0)
     x = torch.randn(5, 8)
     assert operations(layer, x) - operations(layer.router, x) == operations(SwiGLU(embed_dim=8, hidden_dim=96), x)
