@@ -16,8 +16,8 @@ from tinyworlds.interop import CALLED, convert, to_public
 
 from .data.test_hub import public_file
 from .hub_server import Hub
+from .public_files import FILES
 from .test_checkpoints import save
-from .test_interop import FILES
 
 
 @pytest.fixture
