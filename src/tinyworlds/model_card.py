@@ -8,6 +8,8 @@ from huggingface_hub import ModelCardData
 from tinyworlds.markdown import inline, shell
 from tinyworlds.models import Dynamics
 
+SETTINGS = ("decoding", "evaluation")
+"""Sections of the metrics that say how the others were measured."""
 LARGEST = 1e300
 """No figure is larger, and many a whole number that is has no place among floats."""
 SOURCE = "https://github.com/AlmondGod/tinyworlds"
@@ -95,15 +97,18 @@ def _actions(dynamics: Dynamics, metrics: Mapping[str, Any] | None) -> Iterator[
 
 
 def _evaluation(metrics: Mapping[str, Any] | None) -> Iterator[str]:
+    metrics = metrics or {}
     figures = {
         name: value
-        for name, value in _values(metrics or {})
+        for name, value in _values({name: found for name, found in metrics.items() if name not in SETTINGS})
         if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
     }
     if not figures:
         yield "It was not evaluated.\n"
         return
-    yield "On held-out episodes, by `python -m tinyworlds.evaluate`:\n"
+    settings = _values({name: metrics[name] for name in SETTINGS if name in metrics})
+    told = "".join(f", {inline(f'{name}={value}')}" for name, value in settings)
+    yield f"On held-out episodes, by `python -m tinyworlds.evaluate`{told}:\n"
     yield "| metric | |\n|---|---|\n" + "".join(
         f"| {inline(name)} | {value:.4g} |\n" for name, value in figures.items()
     )
