@@ -88,7 +88,13 @@ def test_two_processes_learn_what_one_does_and_leave_the_same_files(tmp_path):
     stores.write_film(store, frames=400, frame_size=(16, 16))
     # A gradient has directions that are nothing but rounding, and Muon and SOAP step in them too; and of two tokens
     # that are as likely, rounding says which the model would guess.
-    options = (f"data.path={store}", "optimizer=adamw", "trainer.max_steps=4", "callbacks.pictures.every_n_steps=100")
+    options = (
+        f"data.path={store}",
+        "optimizer=adamw",
+        "trainer.max_steps=4",
+        "callbacks.pictures.every_n_steps=100",
+        "size=tiny",
+    )
     for found in ranks.compare(tmp_path, *options, of_dynamics=["stage.own_context=0"]):
         assert found.training < 1e-5, found
         assert found.validation < 1e-3, found
@@ -141,7 +147,7 @@ def command(*options: str) -> list[str]:
 
 CHECKPOINTS = "runs/video/video_tokenizer/*/last.ckpt"
 SHORT = ("trainer.accelerator=cpu", "trainer.max_steps=60", "validations=1", "callbacks.last.every_n_steps=1",
-         "trainer.log_every_n_steps=1", "callbacks.pictures.every_n_steps=100")  # fmt: skip
+         "trainer.log_every_n_steps=1", "callbacks.pictures.every_n_steps=100", "size=tiny")  # fmt: skip
 ONE = ("trainer=cpu", "data.batch_size=8")
 TWO = ("trainer.devices=2", "data.batch_size=4")
 
