@@ -199,7 +199,8 @@ def by_hand(group: Compared) -> str:
     """The multirun command that trains, or evaluates, what one row of the tables shows."""
     variant = next((name for name in group.variants if name != LAPTOP), LAPTOP)
     trial = next(entry for entry in group.entries if entry["variant"] == variant)
-    options, games, seeds = trial[SETTING]["options"], ",".join(group.games), group.seeds
+    options = [*trial[SETTING].get("baseline", ()), *trial[SETTING]["options"]]
+    games, seeds = ",".join(group.games), group.seeds
     if group.stage == DECODING:
         decoding = " ".join(option.removeprefix("stage.decoding.") for option in options)
         runs = ",".join(f"runs/seed{seed}" for seed in seeds)
@@ -207,8 +208,7 @@ def by_hand(group: Compared) -> str:
     else:
         runs = " 'runs_dir=runs/seed${seed}'" if group.stage in NEEDED else ""
         device = trial[SETTING].get("device", "cpu")
-        before = trial[SETTING].get("baseline", ())
-        chosen = [*TRAINERS[device], *COMMON, f"trainer.max_steps={trial['steps']}", *before, *options]
+        chosen = [*TRAINERS[device], *COMMON, f"trainer.max_steps={trial['steps']}", *options]
         command = (
             f"python train.py -m stage={group.stage} data={games} seed={','.join(map(str, seeds))}{runs} "
             f"{' '.join(chosen)}"

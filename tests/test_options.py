@@ -18,6 +18,7 @@ from tinyworlds.trainer import build_trainer
 BASE = [
     "stage=video_tokenizer",
     "optimizer=adamw",
+    "lr_schedule=cosine",
     "trainer=ddp",
     "trainer.accelerator=cpu",
     "trainer.devices=1",
