@@ -144,7 +144,10 @@ def about(group: Compared, pictures: Path) -> list[str]:
     else:
         budget = f"As many steps each as a CPU has time for in {group.seconds:g} s"
     machines = "; ".join(dict.fromkeys(entry["hardware"] for entry in group.entries))
-    parts = [f"{budget}. {machines}; {'commit' if len(commits) == 1 else 'commits'} {', '.join(commits)}."]
+    told = f"{budget}. {machines}; {'commit' if len(commits) == 1 else 'commits'} {', '.join(commits)}."
+    if before := dict.fromkeys(option for entry in group.entries for option in baseline(entry)):
+        told += f" All, but where a row says otherwise, with {' '.join(f'`{option}`' for option in before)}."
+    parts = [told]
     for game in group.games:
         parts += [f"**`{game}`**", table(group, game)]
     if group.shown:
@@ -153,6 +156,11 @@ def about(group: Compared, pictures: Path) -> list[str]:
         parts.append(f"![{group.judged_by} of each variant above the laptop's, a dot a seed](pictures/{name})")
     parts += ["One of them by hand, on all games and with all seeds:", by_hand(group)]
     return parts
+
+
+def baseline(trial: Entry) -> list[str]:
+    """The options by which the laptop that a trial is compared with differs from today's."""
+    return list(trial[SETTING].get("baseline", ()))
 
 
 def table(group: Compared, game: str) -> str:
@@ -199,7 +207,7 @@ def by_hand(group: Compared) -> str:
     """The multirun command that trains, or evaluates, what one row of the tables shows."""
     variant = next((name for name in group.variants if name != LAPTOP), LAPTOP)
     trial = next(entry for entry in group.entries if entry["variant"] == variant)
-    options = [*trial[SETTING].get("baseline", ()), *trial[SETTING]["options"]]
+    options = [*baseline(trial), *trial[SETTING]["options"]]
     games, seeds = ",".join(group.games), group.seeds
     if group.stage == DECODING:
         decoding = " ".join(option.removeprefix("stage.decoding.") for option in options)

@@ -85,3 +85,21 @@ def test_the_command_trains_a_row_on_all_games_with_all_seeds(text):
     command = "python train.py -m stage=video_tokenizer data=pong,doom seed=0,1 trainer=cpu"
     assert command in text
     assert "validations=1 trainer.max_steps=1000 stage.kind=rope\n" in text
+
+
+def test_what_the_laptop_was_otherwise_is_said_and_goes_before_the_options_of_a_row(tmp_path):
+    page = tmp_path / "page.md"
+    names = (SUMMARY, section("decoding"))
+    page.write_text("\n".join(f"{measure._begin(name)}\n{measure._end(name)}" for name in names))
+    before = "stage.decoding.top_p=1"
+    entries = [
+        {
+            **trial(variant, "pong", 0, None, stage="decoding", seconds=None),
+            "setting": {"options": options, "baseline": [before]},
+        }
+        for variant, options in {"laptop": [], "taken": ["stage.decoding.show=taken"]}.items()
+    ]
+    write(page, entries, {"decoding": VARIANTS["decoding"]})
+    assert f"All, but where a row says otherwise, with `{before}`." in page.read_text()
+    assert "| taken `stage.decoding.show=taken` |" in page.read_text()
+    assert "dataset=pong runs_dir=runs/seed0 top_p=1 show=taken\n" in page.read_text()
