@@ -200,6 +200,17 @@ def test_what_is_left_to_draw_from_is_the_likeliest(seed, top_k, top_p):
     assert (left.sum(-1) - least < top_p + 1e-6).all()  # without the least of them it is not enough
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_tokens_as_likely_as_the_last_that_is_left_are_left_too(dtype):
+    odds = torch.tensor([[0.125, 0.5, 0.125, 0.25], [0.25, 0.25, 0.25, 0.25]], dtype=dtype)
+    for limits, wanted in (
+        ({"top_k": 0, "top_p": 0.75}, [[0, 0.5, 0, 0.25], [0.25] * 4]),
+        ({"top_k": 3, "top_p": 1}, odds.tolist()),
+        ({"top_k": 1, "top_p": 0.75}, [[0, 0.5, 0, 0], [0.25] * 4]),
+    ):
+        assert truncated(odds, **limits).tolist() == wanted
+
+
 @pytest.mark.parametrize(("changes", "wanted"), [({"top_k": 2}, [0, 1]), ({"top_p": 0.6}, [0, 1]), ({"top_k": 1}, [0])])
 def test_only_tokens_that_are_left_come_and_as_often_as_before(changes, wanted):
     odds = torch.tensor([0.5, 0.3, 0.15, 0.05])
