@@ -68,13 +68,16 @@ COSTS = {"steps": "steps", "cpu_seconds": "CPU s"}
 class Compared:
     """The trials of one stage with one budget (None: nothing is trained), and how each differs from the laptop's.
 
-    `names`: of the variants, in order; those that were measured under other names come last.
+    `names`: of the variants, in order; those that were measured under other names come last. Trials against another
+    laptop than the one that was measured are left out.
     """
 
     def __init__(self, entries: Sequence[Entry], names: Sequence[str]) -> None:
         self.stage: str = entries[0]["stage"]
         self.seconds: float | None = entries[0]["seconds"]
-        self.entries = entries
+        laptops = [entry for entry in entries if entry["variant"] == LAPTOP]
+        self.baseline = baseline((laptops or entries)[-1])
+        self.entries = entries = [entry for entry in entries if baseline(entry) == self.baseline]
         there = [entry["variant"] for entry in entries]
         self.variants = [name for name in dict.fromkeys([*names, *there]) if name in there]
         self.games = list(dict.fromkeys(entry["game"] for entry in entries))
@@ -145,7 +148,7 @@ def about(group: Compared, pictures: Path) -> list[str]:
         budget = f"As many steps each as a CPU has time for in {group.seconds:g} s"
     machines = "; ".join(dict.fromkeys(entry["hardware"] for entry in group.entries))
     told = f"{budget}. {machines}; {'commit' if len(commits) == 1 else 'commits'} {', '.join(commits)}."
-    if before := dict.fromkeys(option for entry in group.entries for option in baseline(entry)):
+    if before := group.baseline:
         told += f" All, but where a row says otherwise, with {' '.join(f'`{option}`' for option in before)}."
     parts = [told]
     for game in group.games:

@@ -59,6 +59,7 @@ def test_the_reference_is_the_published_setting():
         assert config.optimizer.betas == [0.9, 0.999]
         assert config.optimizer.weight_decay == 0.01
         assert (config.lr_schedule.warmup, config.lr_schedule.final) == (0.05, 0.01)
+        assert config.lr_schedule._target_ == "tinyworlds.optim.cosine"
         assert config.trainer.gradient_clip_val == 1.0
         options = config.stage.encoder if stage == "action_tokenizer" else config.stage
         assert (options.embed_dim, options.num_heads, options.hidden_dim, options.num_blocks) == (
@@ -73,6 +74,20 @@ def test_the_reference_is_the_published_setting():
     actions = composed("stage=action_tokenizer", "experiment=reference").stage
     assert actions.n_actions == 4
     assert actions.decoder.mask_ratio == 1.0
+
+
+@pytest.mark.parametrize(("experiment", "schedule"), [("laptop", "wsd"), ("desktop", "cosine")])
+def test_what_the_ablations_chose_is_in_the_recipes(experiment, schedule):
+    for stage in STAGES:
+        wanted = schedule if stage == "video_tokenizer" else "cosine"
+        assert composed(f"stage={stage}", f"experiment={experiment}").lr_schedule._target_.endswith(f".{wanted}")
+    assert composed("stage=dynamics", f"experiment={experiment}").stage.decoding.top_p == 0.9
+
+
+@pytest.mark.parametrize("choice", ["optimizer=muon", "lr_schedule=wsd", "lr_schedule=constant"])
+def test_what_every_stage_learns_by_can_be_chosen_for_all_of_them(choice):
+    group, name = choice.split("=")
+    assert composed("stage=all", choice)[group]._target_.endswith(f".{name}")
 
 
 @functools.cache

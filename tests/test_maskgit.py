@@ -207,6 +207,7 @@ def test_tokens_as_likely_as_the_last_that_is_left_are_left_too(dtype):
         ({"top_k": 0, "top_p": 0.75}, [[0, 0.5, 0, 0.25], [0.25] * 4]),
         ({"top_k": 3, "top_p": 1}, odds.tolist()),
         ({"top_k": 1, "top_p": 0.75}, [[0, 0.5, 0, 0], [0.25] * 4]),
+        ({"top_k": 9, "top_p": 1e-300}, [[0, 0.5, 0, 0], [0.25] * 4]),
     ):
         assert truncated(odds, **limits).tolist() == wanted
 

@@ -21,6 +21,7 @@ MISTAKES = {
     "train stage=foo": "stage=foo: there is no such choice; choose one of action_tokenizer, all, dynamics, video_tok",
     "train stage=video_tokeniser": "stage=video_tokeniser: there is no such choice, did you mean video_tokenizer?",
     "train data=foo": "data=foo: there is no such choice; choose one of atari_",
+    "train lr_schedule=foo": "lr_schedule=foo: there is no such choice; choose one of constant, cosine, wsd",
     "train optimizer=foo": "optimizer=foo: there is no such choice; choose one of adamw",
     "train trainer=tpu": "trainer=tpu: there is no such choice; choose one of auto, cpu, ddp, fsdp, gpu\n",
     "train -m hydra/launcher=ray": "hydra/launcher=ray is no choice that there is, or a plugin that is not installed",

@@ -20,6 +20,7 @@ from .test_checkpoints import save
 FIGURES = {
     "reconstruction": {"psnr": 33.25, "psnr_moving": None},
     "actions": {"accuracy": 0.75, "names": ["none", "up", "down", "fire|jump"], "reason": "measured"},
+    "evaluation": {"clips": 64, "seed": 0},
     "decoding": {"steps": 2, "schedule": "linear"},
 }
 
@@ -155,9 +156,9 @@ def test_the_card_tells_what_is_known(dynamics, tmp_path):
         assert "world-model" in card.data.tags
         for part in ("| reconstruction.psnr | 33.25 |", "| 1 | up |", "fire\\|jump", command, "(preview.gif)"):
             assert part in card.text, part
-        assert "decoding.steps=2, decoding.schedule=linear:" in card.text
+        assert "evaluate` with steps=2, schedule=linear, clips=64, seed=0:" in card.text
         assert "psnr_moving" not in card.text
-        assert "| decoding" not in card.text
+        assert not any(f"| {settings}." in card.text for settings in ("decoding", "evaluation"))
         assert (folder / "preview.gif").read_bytes() == (run / "play" / "actions.gif").read_bytes()
         assert json.loads((folder / "metrics.json").read_bytes()) == FIGURES
 

@@ -58,8 +58,8 @@ class Decoding:
     """How a frame is decoded.
 
     Each of `steps` samples every hidden token at `temperature` (0: the likeliest), from the `top_k` likeliest (0: all)
-    and of these from as few as have `top_p` of the probability. As many as `schedule` says are kept, in the `order` of
-    ``confidence``, the surest first; of a ``random`` order, another one each time; or of ``halton``, in which any
+    and of these from as few as have `top_p` of the probability, and from those as likely as the last. As many as
+    `schedule` says are kept, in the `order` of ``confidence``, the surest first; of a ``random`` order, another one each time; or of ``halton``, in which any
     number of the first lie evenly over the frame (`tinyworlds.orders`). Confidence can be shaken: `choice_temperature`,
     falling to 0 over the steps, times Gumbel noise is added to its logarithm (MaskGIT's code).
 
@@ -251,14 +251,12 @@ def truncated(probabilities: Float[Tensor, "*batch V"], *, top_k: int, top_p: fl
     if not top_k and top_p == 1:
         return probabilities
     best = descending(probabilities)
-    count = (best.cumsum(-1) - best < top_p).sum(-1, keepdim=True)
-    if top_k:
-        count = count.clamp(max=top_k)
+    count = (best.cumsum(-1) - best < top_p).sum(-1, keepdim=True).clamp(1, top_k or None)
     return probabilities.masked_fill(probabilities < best.gather(-1, count - 1), 0)
 
 
 def descending(values: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch V"]:
-    """The greatest first; on a CPU by NumPy, in an eighth of the time."""
+    """The greatest first; on a CPU by NumPy, which sorts float32 several times as fast there."""
     if values.device.type == "cpu" and values.dtype == torch.float32:
         return torch.from_numpy(np.sort(values.detach().numpy(), axis=-1)).flip(-1)
     return values.sort(dim=-1, descending=True).values

@@ -107,8 +107,8 @@ def _evaluation(metrics: Mapping[str, Any] | None) -> Iterator[str]:
         yield "It was not evaluated.\n"
         return
     settings = _values({name: metrics[name] for name in SETTINGS if name in metrics})
-    told = "".join(f", {inline(f'{name}={value}')}" for name, value in settings)
-    yield f"On held-out episodes, by `python -m tinyworlds.evaluate`{told}:\n"
+    options = ", ".join(inline(f"{name.partition('.')[2]}={value}") for name, value in settings)
+    yield f"On held-out episodes, by `python -m tinyworlds.evaluate`{options and f' with {options}'}:\n"
     yield "| metric | |\n|---|---|\n" + "".join(
         f"| {inline(name)} | {value:.4g} |\n" for name, value in figures.items()
     )

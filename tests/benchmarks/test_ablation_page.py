@@ -99,7 +99,9 @@ def test_what_the_laptop_was_otherwise_is_said_and_goes_before_the_options_of_a_
         }
         for variant, options in {"laptop": [], "taken": ["stage.decoding.show=taken"]}.items()
     ]
-    write(page, entries, {"decoding": VARIANTS["decoding"]})
+    of_another_laptop = trial("halton", "pong", 0, None, stage="decoding", seconds=None)
+    write(page, [of_another_laptop, *entries], {"decoding": VARIANTS["decoding"]})
     assert f"All, but where a row says otherwise, with `{before}`." in page.read_text()
     assert "| taken `stage.decoding.show=taken` |" in page.read_text()
+    assert "halton" not in page.read_text()
     assert "dataset=pong runs_dir=runs/seed0 top_p=1 show=taken\n" in page.read_text()
