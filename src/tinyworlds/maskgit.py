@@ -59,9 +59,10 @@ class Decoding:
 
     Each of `steps` samples every hidden token at `temperature` (0: the likeliest), from the `top_k` likeliest (0: all)
     and of these from as few as have `top_p` of the probability, and from those as likely as the last. As many as
-    `schedule` says are kept, in the `order` of ``confidence``, the surest first; of a ``random`` order, another one each time; or of ``halton``, in which any
-    number of the first lie evenly over the frame (`tinyworlds.orders`). Confidence can be shaken: `choice_temperature`,
-    falling to 0 over the steps, times Gumbel noise is added to its logarithm (MaskGIT's code).
+    `schedule` says are kept, in the `order` of ``confidence``, the surest first; of a ``random`` order, another one
+    each time; or of ``halton``, in which any number of the first lie evenly over the frame (`tinyworlds.orders`).
+    Confidence can be shaken: `choice_temperature`, falling to 0 over the steps, times Gumbel noise is added to its
+    logarithm (MaskGIT's code).
 
     What the action changes in the logits, against their mean over all actions, is added `guidance` times more
     (classifier-free guidance, Ho & Salimans, arXiv 2207.12598, without a model that is not told the action).
