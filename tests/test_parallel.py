@@ -91,9 +91,9 @@ def test_two_processes_learn_what_one_does_and_leave_the_same_files(tmp_path):
     options = (
         f"data.path={store}",
         "optimizer=adamw",
+        "lr_schedule=cosine",
         "trainer.max_steps=4",
         "callbacks.pictures.every_n_steps=100",
-        "size=tiny",
     )
     for found in ranks.compare(tmp_path, *options, of_dynamics=["stage.own_context=0"]):
         assert found.training < 1e-5, found
@@ -147,7 +147,7 @@ def command(*options: str) -> list[str]:
 
 CHECKPOINTS = "runs/video/video_tokenizer/*/last.ckpt"
 SHORT = ("trainer.accelerator=cpu", "trainer.max_steps=60", "validations=1", "callbacks.last.every_n_steps=1",
-         "trainer.log_every_n_steps=1", "callbacks.pictures.every_n_steps=100", "size=tiny")  # fmt: skip
+         "trainer.log_every_n_steps=1", "callbacks.pictures.every_n_steps=100", "lr_schedule=cosine")  # fmt: skip
 ONE = ("trainer=cpu", "data.batch_size=8")
 TWO = ("trainer.devices=2", "data.batch_size=4")
 
