@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from teaching import worlds
 from tinyworlds import World
-from tinyworlds.maskgit import SCHEDULES, Decoding, anchored_mask, frame_mask, reveal_counts
+from tinyworlds.maskgit import SCHEDULES, Decoding, reveal_counts
+from tinyworlds.masking import anchored_mask, frame_mask
 from tinyworlds.media import grid, save_gif, save_png
 from tinyworlds.orders import ORDERS
 from tinyworlds.play.engine import Engine, Inside

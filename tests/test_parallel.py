@@ -16,7 +16,7 @@ import torch.multiprocessing as mp
 from benchmarks import ranks, stores
 from tinyworlds import World, parallel
 from tinyworlds.command import CONF
-from tinyworlds.maskgit import anchored_mask, frame_mask, replace_some
+from tinyworlds.masking import anchored_mask, frame_mask, replace_some
 from tinyworlds.models import STAGES
 from tinyworlds.nn.agreement import Agreement
 from tinyworlds.nn.feed_forward import MoE, Routing

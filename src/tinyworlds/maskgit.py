@@ -1,4 +1,4 @@
-"""MaskGIT (Chang et al., arXiv 2202.04200): which tokens training hides, and decoding by unmasking in steps."""
+"""MaskGIT (Chang et al., arXiv 2202.04200): decoding by unmasking in steps."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,6 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from tinyworlds import parallel
 from tinyworlds.data.settings import check_choice, check_number, check_whole, filled
 from tinyworlds.orders import ORDERS, Noise, fixed_order, shaken
 
@@ -267,41 +266,3 @@ def distribution(logits: Float[Tensor, "*batch V"], *, temperature: float) -> Fl
     """The probability of each token of the vocabulary; at temperature 0 as at 1, the likeliest being taken anyway."""
     # A quotient that is infinite leaves no probabilities; far above that the likeliest is certain already.
     return (logits / max(temperature or 1, LEAST_TEMPERATURE)).softmax(-1)
-
-
-def anchored_mask(
-    shape: tuple[int, int, int], *, min_ratio: float, generator: torch.Generator | None, device: torch.device
-) -> Bool[Tensor, "B T P"]:
-    """Hide a share of a clip's tokens, drawn from [`min_ratio`, 1), but leave each position seen in one frame."""
-    batch, frames, patches = shape
-    ratio = min_ratio + (1 - min_ratio) * parallel.rand((batch, 1, 1), generator=generator, device=device)
-    hidden = parallel.rand(shape, generator=generator, device=device) < ratio
-    anchor = parallel.randint(frames, (batch, 1, patches), generator=generator, device=device)
-    return hidden.scatter(1, anchor, False)
-
-
-def frame_mask(
-    shape: tuple[int, int, int], *, full: float, generator: torch.Generator | None, device: torch.device
-) -> Bool[Tensor, "B T P"]:
-    """Hide tokens frame by frame, as decoding does: all with probability `full`, else a share ``cos(π/2 u)``.
-
-    `u` is uniform on [0, 1) (MaskGIT, section 3.3); every frame has a hidden token.
-    """
-    batch, frames, patches = shape
-    ratio = torch.cos(math.pi / 2 * parallel.rand((batch, frames), generator=generator, device=device))
-    whole = parallel.rand((batch, frames), generator=generator, device=device) < full
-    count = torch.where(whole, patches, (ratio * patches).ceil().clamp(1, patches))
-    rank = parallel.rand(shape, generator=generator, device=device).argsort(-1).argsort(-1)
-    return rank < count.unsqueeze(-1)
-
-
-def replace_some(
-    tokens: Int64[Tensor, "B T P"], *, share: float, generator: torch.Generator | None
-) -> Int64[Tensor, "B T P"]:
-    """Tokens, of which in each frame a share drawn from [0, `share`) is another clip's at the same place and time."""
-    if not share or parallel.world_size() * len(tokens) < 2:
-        return tokens
-    batch, frames, patches = tokens.shape
-    level = share * parallel.rand((batch, frames, 1), generator=generator, device=tokens.device)
-    replaced = parallel.rand((batch, frames, patches), generator=generator, device=tokens.device) < level
-    return torch.where(replaced, parallel.rolled(tokens), tokens)

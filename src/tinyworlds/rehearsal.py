@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count, shape_wrapper
 
 from tinyworlds.data.token_cache import ClipTokens
-from tinyworlds.maskgit import anchored_mask, frame_mask
+from tinyworlds.masking import anchored_mask, frame_mask
 from tinyworlds.models import Dynamics, Stage
 from tinyworlds.nn.attention import Attention
 

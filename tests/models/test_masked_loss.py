@@ -2,7 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tinyworlds.maskgit import Decoding, anchored_mask
+from tinyworlds.maskgit import Decoding
+from tinyworlds.masking import anchored_mask
 from tinyworlds.models import Dynamics
 from tinyworlds.models.masked_loss import masked_loss
 

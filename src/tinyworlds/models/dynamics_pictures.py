@@ -7,7 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 import tinyworlds.models.dynamics  # which imports this module: its class is only named here
-from tinyworlds.maskgit import frame_mask
+from tinyworlds.masking import frame_mask
 from tinyworlds.media import grid
 from tinyworlds.models.stage import as_pictures
 

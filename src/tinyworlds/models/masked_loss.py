@@ -7,7 +7,7 @@ from torch import Tensor
 
 import tinyworlds.models.dynamics  # which imports this module: its class is only named here
 from tinyworlds import parallel
-from tinyworlds.maskgit import anchored_mask, frame_mask, replace_some
+from tinyworlds.masking import anchored_mask, frame_mask, replace_some
 from tinyworlds.nn.norms import Condition
 from tinyworlds.nn.positions import Timeline
 
